@@ -1,0 +1,78 @@
+"""Errors as part of the product: each says where, what was expected, what came, what is allowed, what to do.
+
+Law: every error a user can cause is a `ReinitError`; its class decides the exit code, the same on a laptop and in a
+pod. Exit codes 64, 65 and 78 are never retried by a generated Job, 75 is.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ReinitError(Exception):
+    """A refusal with a reason. `str(error)` is a block of at most one screen.
+
+    Args:
+        problem: one sentence, what is wrong.
+        where: file, line or path of the field.
+        expected: what would have been right.
+        got: what came instead, verbatim.
+        allowed: the closed list of right answers, where there is one.
+        remedy: what to do next, as a sentence or a command.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: str | None = None,
+        expected: object = None,
+        got: object = None,
+        allowed: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.where = where
+        self.expected = None if expected is None else str(expected)
+        self.got = None if got is None else str(got)
+        self.allowed = None if allowed is None else str(allowed)
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """The problem, then one aligned line for each part that is known."""
+        parts = {
+            "where": self.where,
+            "expected": self.expected,
+            "got": self.got,
+            "allowed": self.allowed,
+            "do": self.remedy,
+        }
+        lines = [f"  {name + ':':<10}{text}" for name, text in parts.items() if text is not None]
+        return "\n".join([self.problem, *lines])
+
+
+class SpecError(ReinitError):
+    """The study, cell or command says something impossible. Never retried."""
+
+    exit_code = 64
+
+
+class DataError(ReinitError):
+    """Rows, columns, labels or weights are not what the cell declares. Never retried."""
+
+    exit_code = 65
+
+
+class TransientError(ReinitError):
+    """The store or the device failed in a way that may pass. Retried, and counted."""
+
+    exit_code = 75
+
+
+class ConfigurationError(ReinitError):
+    """This machine or site lacks something: a package, a place, a permission. Never retried."""
+
+    exit_code = 78

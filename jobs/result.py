@@ -1,0 +1,166 @@
+"""What one run leaves behind: `RunResult`, its provenance, its place in the store.
+
+Law: a result embeds the whole cell, checks its own digest, and never holds NaN as a score: a run whose loss is not
+finite is a `DivergedRun`, a result of its own kind that counts as done (same seed and code diverge again).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import (
+    AwareDatetime,
+    Field,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    TypeAdapter,
+    model_validator,
+)
+
+from jobs.cell import Cell, Digest, Seed, canonical
+from jobs.tasks import Frozen
+
+PredictionsHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Provenance(Frozen):
+    """Where and with what a number was made; the fields that can move bits make up the numerics version."""
+
+    git_commit: str = Field(min_length=1)
+    """Commit of this project's code, `+dirty` appended when the tree had changes; `unknown` outside a checkout."""
+    image: str | None
+    """Container image by digest, None outside a container."""
+    versions: dict[str, str]
+    """Versions of Python and of the libraries that compute: torch, transformers, deepspeed, numpy, tokenizers."""
+    device: str
+    """Device model, for example `NVIDIA H100 80GB HBM3` or the processor's name."""
+    threads: PositiveInt
+    world_size: PositiveInt
+    weights_sha256: str | None
+    """Hash of the weights that were read, whatever the cell names them by; None when nothing was trained."""
+    data_revision: str
+    host: str
+    """Host or pod; not part of the numerics version."""
+
+    @property
+    def numerics(self) -> str:
+        """Twelve hex digits; equal seeds give equal bits within one numerics version."""
+        fields = self.model_dump(mode="json", include={"git_commit", "versions", "device", "threads", "world_size"})
+        return hashlib.sha256(canonical(fields)).hexdigest()[:12]
+
+
+class _Run(Frozen):
+    schema_version: Literal[1] = 1
+    cell: Cell
+    digest: Digest
+    """The cell's digest, stored so that a reader without this code can group by it; checked on reading."""
+    seed: Seed
+    wall_seconds: NonNegativeFloat
+    """From the start of the run to its last prediction, loading of weights and tokens left out."""
+    gpu_seconds: NonNegativeFloat
+    """Wall seconds times GPUs; 0 on a CPU."""
+    finished_at: AwareDatetime
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _digest_is_the_cells(self) -> _Run:
+        if self.digest != self.cell.digest:
+            raise ValueError(f"digest {self.digest[:12]} is not the cell's, {self.cell.digest[:12]}")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The object's bytes: canonical JSON, so that equal results are equal objects."""
+        return canonical(self.model_dump(mode="json"))
+
+    @property
+    def key(self) -> str:
+        """`runs/<digest>/<seed>.<science12>.<body12>.json`."""
+        body = hashlib.sha256(self.to_bytes()).hexdigest()[:12]
+        return f"runs/{self.digest}/{self.seed}.{self.science12}.{body}.json"
+
+    @property
+    def science12(self) -> str:
+        """Hash of what was measured: equal for equal metrics and predictions, whoever computed them and when."""
+        fields = self.model_dump(mode="json", include=self._measured())
+        return hashlib.sha256(canonical(fields)).hexdigest()[:12]
+
+    def _measured(self) -> set[str]:
+        raise NotImplementedError
+
+
+class RunResult(_Run):
+    """A finished run."""
+
+    status: Literal["done"] = "done"
+    metrics: Annotated[dict[str, FiniteFloat], Field(min_length=1)]
+    """Scores by `split/metric`; the cell's task names the headline."""
+    validation_rows: dict[str, PositiveInt]
+    """Scored rows by split."""
+    train_rows: PositiveInt
+    steps: NonNegativeInt
+    """Optimiser steps taken."""
+    train_loss: FiniteFloat
+    """Mean training loss over the last epoch."""
+    predictions: PredictionsHash
+    """sha256 of the object `predictions/<sha256>` with every logit."""
+
+    @model_validator(mode="after")
+    def _scores_the_whole_task(self) -> RunResult:
+        if self.cell.task.headline not in self.metrics:
+            raise ValueError(f"metrics lack the headline {self.cell.task.headline}, got {sorted(self.metrics)}")
+        return self
+
+    @property
+    def score(self) -> float:
+        """The headline metric."""
+        return self.metrics[self.cell.task.headline]
+
+    def _measured(self) -> set[str]:
+        return {"status", "metrics", "predictions"}
+
+
+class DivergedRun(_Run):
+    """A run whose training loss stopped being finite; stopped before that step's update."""
+
+    status: Literal["diverged"] = "diverged"
+    diverged_step: NonNegativeInt
+    """Optimiser steps done before the loss was not finite."""
+    loss: Literal["nan", "inf", "-inf"]
+
+    def _measured(self) -> set[str]:
+        return {"status", "diverged_step", "loss"}
+
+
+Result = Annotated[RunResult | DivergedRun, Field(discriminator="status")]
+RESULT: TypeAdapter[RunResult | DivergedRun] = TypeAdapter(Result)
+"""Reads a result object of either kind: `RESULT.validate_json(data)`."""
+
+
+class Failure(Frozen):
+    """A record of an attempt that ended without a result, for `status`; never counts as done."""
+
+    schema_version: Literal[1] = 1
+    digest: Digest
+    seed: Seed | None
+    """The run that failed; None when the attempt failed before any."""
+    attempt: str
+    """Pod name, or host and process."""
+    exit_code: int
+    reason: str
+    """The first line of the error."""
+    failed_at: AwareDatetime
+
+    @property
+    def key(self) -> str:
+        """`failures/<digest>/<attempt>.json`."""
+        return f"failures/{self.digest}/{self.attempt}.json"
+
+
+def now() -> datetime:
+    """The present, in UTC."""
+    return datetime.now(UTC)

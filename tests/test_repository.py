@@ -1,0 +1,92 @@
+"""What the repository says about itself is true: pins, sizes, and the commands its documentation names."""
+
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from typer.core import TyperGroup
+
+from jobs.cli import app
+
+ROOT = Path(__file__).parents[1]
+LARGEST_FILE_BYTES = 1_000_000
+
+
+def project() -> dict[str, dict[str, list[str]]]:
+    found: dict[str, dict[str, list[str]]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return found
+
+
+def requirements() -> Iterator[Requirement]:
+    lines = [*project()["dependencies"]]
+    for extra in project()["optional-dependencies"].values():
+        lines += extra
+    return map(Requirement, lines)
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def repository_files() -> list[Path]:
+    """Tracked files and those about to be: everything that git does not ignore."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    return [ROOT / name for name in listed if name and (ROOT / name).is_file()]
+
+
+def documentation() -> str:
+    return "\n".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+
+
+def commands() -> set[str]:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    return {name for name, command in group.commands.items() if not command.hidden}
+
+
+def documented_commands() -> set[str]:
+    """The second word of every `reinit ...` in code: after a backtick, or opening a line of a fenced block."""
+    text = documentation()
+    fenced = "\n".join(re.findall(r"^```.*?^```", text, flags=re.MULTILINE | re.DOTALL))
+    inline = re.findall(r"`reinit ([a-z][a-z-]*)", text)
+    return {*inline, *re.findall(r"^\s*(?:\$ )?reinit ([a-z][a-z-]*)", fenced, flags=re.MULTILINE)}
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_every_dependency_is_pinned_to_a_version_that_it_allows(requirement: Requirement) -> None:
+    version = pins().get(canonicalize_name(requirement.name))
+    assert version is not None, f"{requirement.name} is not in constraints.txt: run `make constraints`"
+    assert requirement.specifier.contains(version), f"{requirement} does not allow the pinned {version}"
+
+
+def test_the_pins_serve_a_cpu_and_a_gpu_alike() -> None:
+    assert not [name for name in pins() if name.startswith(("nvidia-", "cuda-", "triton"))]
+    assert not [version for version in pins().values() if "+" in version]
+
+
+def test_no_file_is_large() -> None:
+    assert not {str(p): p.stat().st_size for p in repository_files() if p.stat().st_size > LARGEST_FILE_BYTES}
+
+
+def test_every_command_is_documented() -> None:
+    assert commands() - documented_commands() == set()
+
+
+def test_every_documented_command_exists() -> None:
+    assert documented_commands() - commands() == set()
+
+
+def test_every_ignored_rule_says_why() -> None:
+    section = (ROOT / "pyproject.toml").read_text().split("[tool.ruff.lint]")[1].split("[tool.ruff.lint.flake8")[0]
+    unexplained = [line for line in section.splitlines() if re.match(r'\s+"[A-Z]+\d*",\s*$', line)]
+    assert not unexplained
