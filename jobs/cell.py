@@ -40,6 +40,12 @@ Init = Literal["truncated_normal", "released", "normal", "architecture"]
 """
 
 
+Pooler = Literal["keep", "redraw"]
+Feature = Literal["pooler", "cls", "mean"]
+Fit = Literal["recipe", "converged"]
+Scored = Literal["in_memory", "released_reload"]
+
+
 class Model(Frozen):
     """A pretrained network by name and content."""
 
@@ -47,7 +53,7 @@ class Model(Frozen):
     """Hub id (`google-bert/bert-base-uncased`), `package:DISTRIBUTION`, or any name that the site maps to a folder."""
     revision: Commit | Sha256
     """Hub commit, or sha256 of the safetensors weights."""
-    layers: PositiveInt
+    layers: Annotated[int, Field(ge=1, le=1000)]
     """Depth of the layer stack; checked against the network when it is loaded."""
 
 
@@ -67,7 +73,7 @@ class Reinit(Frozen):
     """Redrawn layers keep their pretrained LayerNorm parameters."""
     lr_scale: PositiveFloat = 1.0
     """Learning rate of the redrawn layers over that of the rest."""
-    pooler: Literal["keep", "redraw"] = "keep"
+    pooler: Pooler = "keep"
     """Whether the pooler is redrawn too, with the same init (Zhang et al. 2021 do, the paper does not)."""
     frozen_layers: Layers = ()
     """Layers that no optimiser group holds (the released learning-rate experiment loses layer 11 so)."""
@@ -94,11 +100,11 @@ class Probe(Frozen):
 
     kind: Literal["probe"] = "probe"
     depth: PositiveInt
-    feature: Literal["pooler", "cls", "mean"] = "pooler"
+    feature: Feature = "pooler"
     """tanh(pretrained pooler(first token)), the first token itself, or the mean over tokens."""
-    fit: Literal["recipe", "converged"] = "recipe"
+    fit: Fit = "recipe"
     """Train by the recipe's steps, or fit the classifier to convergence."""
-    scored: Literal["in_memory", "released_reload"] = "in_memory"
+    scored: Scored = "in_memory"
     """Score the network that was trained, or, as the released code, one reloaded with random upper layers."""
     encoder_dropout: bool = False
     """Dropout in the frozen encoder while the classifier trains (on in the released code)."""
@@ -184,11 +190,13 @@ class Cell(Frozen):
 
     @field_validator("treatment")
     @classmethod
-    def _one_plain_finetuning(cls, treatment: Treatment) -> Treatment:
+    def _one_plain_finetuning(cls, treatment: Treatment, info: ValidationInfo) -> Treatment:
         """A `Reinit` of no layers and the identity order are plain finetuning, one cell however they were written."""
+        model = info.data.get("model")
         if isinstance(treatment, Reinit) and not treatment.layers:
             return Reinit()
-        if isinstance(treatment, Permute) and treatment.order == tuple(range(len(treatment.order))):
+        # An identity of another length is no finetuning but a mistake, which `_fits_the_model` names.
+        if isinstance(treatment, Permute) and model and treatment.order == tuple(range(model.layers)):
             return Reinit()
         return treatment
 
@@ -221,14 +229,18 @@ class Cell(Frozen):
 
     def _schema_fields(self) -> dict[str, Any]:
         fields = self.model_dump(mode="json")
-        for path, as_before in AS_BEFORE.items():
-            *parents, last = path
-            holder = fields
+        for (*parents, last), as_before in AS_BEFORE.items():
+            holder: Any = fields
             for parent in parents:
-                holder = holder[parent]
-            if holder.get(last) == as_before:
+                holder = holder.get(parent) if isinstance(holder, dict) else None
+            # Treatments, sources and durations differ in their fields: a path may lead nowhere in this cell.
+            if isinstance(holder, dict) and last in holder and holder[last] == as_before:
                 del holder[last]
         return fields
+
+    def __hash__(self) -> int:
+        """Equal cells have equal digests, so a cell can key a dictionary."""
+        return hash(self.digest)
 
     @property
     def rows(self) -> int:
@@ -289,6 +301,8 @@ def layer_ranges(layers: tuple[int, ...]) -> str:
 
 
 _LONGEST_NAME: Final = 40
+_LONGEST_LABEL: Final = 63
+"""What Kubernetes allows for a label value."""
 
 
 def treatment_name(treatment: Treatment) -> str:
@@ -314,7 +328,7 @@ def treatment_name(treatment: Treatment) -> str:
     options = [ranges if len(ranges) <= _LONGEST_NAME // 2 else f"{len(treatment.layers)}layers"]
     options += [treatment.init.replace("_", "-")] * (treatment.init != "truncated_normal")
     options += ["ln"] * treatment.keep_layernorm
-    options += [f"lr{treatment.lr_scale:g}"] * (treatment.lr_scale != 1)
+    options += [f"lr{treatment.lr_scale:g}".replace("+", "")] * (treatment.lr_scale != 1)
     options += ["pooler"] * (treatment.pooler == "redraw")
     options += [f"frozen{len(treatment.frozen_layers)}"] * bool(treatment.frozen_layers)
-    return "-".join(["reinit", *options])
+    return "-".join(["reinit", *options])[:_LONGEST_LABEL].rstrip("-._")

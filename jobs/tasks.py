@@ -6,7 +6,8 @@ commit or a sha256), never by a path: the site maps names to places.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, model_validator
 
@@ -26,7 +27,12 @@ Metric = Literal["accuracy", "matthews", "f1", "f1_macro", "pearson", "spearman"
 class Frozen(BaseModel):
     """A value: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002
+        """A changed copy is validated like any new value, and inherits nothing computed: no digest of the original."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**given, **(update or {})})
 
 
 class HubSource(Frozen):
@@ -105,6 +111,10 @@ class Task(Frozen):
     max_words: PositiveInt | None = None
     """Keep rows whose text columns together have at most this many blank-separated words."""
     holdout: Holdout | None = None
+
+    def __hash__(self) -> int:
+        """Equal tasks have equal hashes; `where`, a dictionary, stays out."""
+        return hash((self.name, self.source, self.train_rows))
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
-# The networks here are tiny: threads cost more than they bring, pytest-xdist uses the cores already, and a sum
-# over a fixed number of threads has a fixed order.
+# The networks here are tiny: threads cost more than they bring, pytest-xdist uses the cores already, and a
+# sum over one thread has one order.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 

@@ -1,0 +1,156 @@
+"""Coverage: how much of what was planned is there, and whether that is enough to publish.
+
+Law: a hole is loud. With one planned run short of a score, a contradiction or a damaged object, nothing is written
+unless the caller says that a partial picture is wanted, and then it is marked wherever it shows.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from aggregate.frame import STATUSES
+from aggregate.summary import count_statuses
+from aggregate.text import clipped, prose
+from jobs.errors import DataError
+
+ALL: Final = "all"
+"""Family of the rows that count every cell once."""
+
+_NAMED = 5
+"""Problems that an error names; the rest are counted."""
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A run with several results from different numerics versions; the earliest counts."""
+
+    digest: str
+    seed: int
+    results: int
+    largest_difference: float | None
+    """Between any metric of two of them; None where they cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What the store holds besides one good result per run."""
+
+    duplicates: tuple[Duplicate, ...] = ()
+    damaged: tuple[str, ...] = ()
+    """Objects whose content is not what their key says, each as key and reason."""
+    contradictions: tuple[str, ...] = ()
+    """Pairs of results that cannot both be true, each as the keys of the two."""
+
+
+def coverage(frame: pd.DataFrame) -> pd.DataFrame:
+    """Planned runs by what became of them, per model, task and size, each as a whole and by family, and in total.
+
+    Columns: model, task, size, recipe, family, planned, then for each status its count and its share in per cent.
+    Shares of scores are rounded down and all others up, so that 100 % means all and 0 % none. A cell of two families
+    counts in both, and once in `all`.
+    """
+    planned = frame[frame["planned"]]
+    records = []
+    for _, runs in planned.groupby(["context", "size"], sort=False, observed=True):
+        where = {name: str(runs.iloc[0][name]) for name in ("model", "task", "size", "recipe")}
+        families = dict.fromkeys(name for names in runs["families"] for name in names)
+        records.append(where | {"family": ALL} | _counts(runs))
+        for family in families:
+            of_family = runs[[family in names for names in runs["families"]]]
+            records.append(where | {"family": family} | _counts(of_family))
+    total = dict.fromkeys(("model", "task", "size"), ALL) | {"recipe": "", "family": ALL}
+    return pd.DataFrame([*records, total | _counts(planned)])
+
+
+def _counts(runs: pd.DataFrame) -> dict[str, int | float]:
+    counts = count_statuses(runs)
+    planned = sum(counts.values())
+    columns: dict[str, int | float] = {"planned": planned}
+    for status in STATUSES:
+        columns[status] = counts[status]
+        columns[f"{status}_percent"] = _percent(counts[status], planned, up=status != "done")
+    return columns
+
+
+def _percent(count: int, planned: int, *, up: bool) -> float:
+    if not planned:
+        return 0.0
+    return (math.ceil if up else math.floor)(count * 1000 / planned) / 10
+
+
+def problems(frame: pd.DataFrame, extras: Extras) -> list[str]:
+    """Everything that keeps a study from being complete, one line each, in the order of the plan."""
+    holes = frame[frame["planned"] & (frame["status"] != "done")]
+    lines = []
+    for cell, seed, status, reason in zip(
+        holes["cell"], holes["seed"], holes["status"], holes["reason"].fillna(""), strict=True
+    ):
+        because = f": {clipped(prose(reason))}" if reason else ""
+        lines.append(f"{status}: {cell}, seed {seed}{because}")
+    lines += [f"contradiction: {clipped(prose(text))}" for text in extras.contradictions]
+    lines += [f"damaged: {clipped(prose(text))}" for text in extras.damaged]
+    return lines
+
+
+def refuse_holes(frame: pd.DataFrame, extras: Extras, *, study: str) -> None:
+    """Raise unless every planned run has a score and every object in the store is sound.
+
+    Raises:
+        DataError: naming the first few problems, counting the others, and saying what to do about each kind.
+    """
+    found = problems(frame, extras)
+    if not found:
+        return
+    planned = int(frame["planned"].sum())
+    scores = count_statuses(frame)["done"]
+    more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    raise DataError(
+        f"study {prose(study)} is not complete: {planned - scores} of {planned} runs have no score",
+        expected="a score for every planned run, no contradictions and no damaged objects",
+        got="\n            ".join([*found[:_NAMED], *more]),
+        remedy=_remedy(frame, extras, study=study),
+    )
+
+
+def _remedy(frame: pd.DataFrame, extras: Extras, *, study: str) -> str:
+    counts = count_statuses(frame)
+    steps = []
+    if counts["missing"] + counts["failed"]:
+        steps.append(f"`reinit run {prose(study)} --store URL` runs what has no result, and nothing else")
+    if counts["diverged"]:
+        steps.append("a diverged run diverges again: change the study's recipe, or publish it marked")
+    if extras.contradictions or counts["contradictory"]:
+        steps.append("of two contradictory results remove the one that cannot be trusted")
+    if extras.damaged:
+        steps.append("remove the damaged objects, and run again what they stood for")
+    steps.append("`--allow-partial` writes everything with the holes marked")
+    return "; ".join(steps)
+
+
+def notes(frame: pd.DataFrame, extras: Extras) -> list[str]:
+    """What the coverage table cannot say in numbers, one sentence each; first what is not there."""
+    found = problems(frame, extras)
+    lines = []
+    if holes := int((frame["planned"] & (frame["status"] != "done")).sum()):
+        lines.append(f"{holes} of {int(frame['planned'].sum())} planned runs have no score.")
+    lines += found
+    if unplanned := int((~frame["planned"]).sum()):
+        lines.append(f"{unplanned} results of seeds that the study does not plan are listed in runs.csv and in no mean.")
+    lines += [_duplicate(duplicate, frame) for duplicate in extras.duplicates]
+    if any(len(names) > 1 for names in frame["families"]):
+        lines.append(f"A cell of several families counts in each of them, and once in `{ALL}`.")
+    return lines
+
+
+def _duplicate(duplicate: Duplicate, frame: pd.DataFrame) -> str:
+    names: Sequence[str] = frame.loc[frame["digest"] == duplicate.digest, "cell"].tolist()
+    difference = (
+        "not comparable"
+        if duplicate.largest_difference is None
+        else f"largest difference of a metric {duplicate.largest_difference:.4g}"
+    )
+    name = names[0] if names else duplicate.digest
+    return f"duplicate: {name}, seed {duplicate.seed}: {duplicate.results} results, {difference}; the earliest counts."

@@ -1,0 +1,77 @@
+"""Foreign text made harmless in each format that leaves the project.
+
+Law: names, notes and messages are data. Whatever they hold, they show as themselves and are never markup, formula,
+command, terminal control or layout.
+"""
+
+import re
+
+_WIDEST = 200
+
+
+def visible(text: str) -> str:
+    """Every character that would not show or would move its neighbours, by its escape: newline as `\\n`.
+
+    Covers control characters, escape codes, line and paragraph separators, bidirectional overrides, zero-width
+    characters and lone surrogates.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )
+
+
+def prose(text: str) -> str:
+    """A paragraph on one line: any run of blanks and newlines is one blank, the rest as in `visible`."""
+    return visible(" ".join(text.split()))
+
+
+def clipped(text: str, width: int = _WIDEST) -> str:
+    """The first `width` characters, with an ellipsis where more was cut."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+_MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "\\": "&#92;"} | {
+    char: "\\" + char for char in "`*[]~$"
+}
+
+
+def markdown(text: str) -> str:
+    """Text inside a cell or a list item of GitHub-flavoured Markdown.
+
+    The characters that end a cell or open HTML are entities, which hold in every renderer; an underscore inside a
+    word is already literal.
+    """
+    escaped = "".join(_MARKDOWN.get(char, char) for char in visible(text))
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", escaped)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "{''}",  # active under babel, and \textquotedbl does not exist in every font encoding
+    "'": r"\textquotesingle{}",
+    "`": r"\textasciigrave{}",
+    # Right after a `\\` these would be its arguments: the length of a gap, and its star.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "–": "--",
+    "…": r"\dots{}",
+    "×": r"$\times$",
+} | {char: "\\" + char for char in "{}$&#_%"}
+
+
+def latex(text: str) -> str:
+    """Text inside a LaTeX cell or caption; a minus before a digit is set as one."""
+    escaped = "".join(_LATEX.get(char, char) for char in visible(text))
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
+
+
+def spreadsheet(text: str) -> str:
+    """Text for a CSV field that a spreadsheet may open: what would start a formula gets an apostrophe before it."""
+    shown = visible(text)
+    return "'" + shown if shown.lstrip().startswith(tuple("=+-@＝＋－＠")) else shown

@@ -1,0 +1,325 @@
+"""`reinit run`: runs handed out to warm worker processes on this machine, with a progress bar.
+
+Law: a worker is `python -m reinit`, the pod's own entry point, fed through a pipe; this module never sees a score. The
+store alone decides what is done, so stopping at any moment and starting again loses only the runs in progress.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from jobs.cell import Cell
+from jobs.errors import ReinitError, TransientError
+
+STOP_SECONDS: Final = 20
+"""How long workers may take to reach a step boundary before they are killed."""
+
+
+class Event(BaseModel):
+    """A line of a worker's output; fields that only people read are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+    event: str
+    message: str
+    step: int = 0
+    status: str = ""
+    exit_code: int = 0
+
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+class RunError(ReinitError):
+    """A run failed in a worker; carries the worker's own exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        """`message` is the worker's whole refusal, `exit_code` one of the documented ones."""
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  a worker's code, known only here
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run to do."""
+
+    cell: Cell
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.cell.name} seed {self.seed}"
+
+
+@dataclass
+class Summary:
+    """What came of a call."""
+
+    done: int = 0
+    diverged: int = 0
+    stopped: bool = False
+    errors: list[RunError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How this machine is used: environment for each worker."""
+
+    workers: int
+    threads: int
+    gpus: tuple[str, ...] = ()
+
+    def environment(self, number: int, store: str, places: dict[str, str]) -> dict[str, str]:
+        """Environment of worker `number`."""
+        own = {
+            "REINIT_STORE": store,
+            "REINIT_PLACES": json.dumps(places),
+            "REINIT_THREADS": str(self.threads),
+            "OMP_NUM_THREADS": str(self.threads),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        if self.gpus:
+            own["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+        return {**os.environ, **own}
+
+
+def find_gpus() -> tuple[str, ...]:
+    """Ids of the NVIDIA GPUs this process may use, without loading a library."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return tuple(part.strip() for part in visible.split(",") if part.strip())
+    folder = Path("/proc/driver/nvidia/gpus")
+    return tuple(str(number) for number in range(len(list(folder.iterdir())))) if folder.is_dir() else ()
+
+
+def this_machine(workers: int | None, threads: int | None) -> Machine:
+    """One worker a GPU, or one worker on a CPU, unless told; the cores shared evenly, unless told."""
+    gpus, cores = find_gpus(), len(os.sched_getaffinity(0))
+    workers = workers or len(gpus) or 1
+    return Machine(workers, threads or max(1, cores // workers), gpus)
+
+
+class _Process:
+    """One worker process and the thread that reads its events."""
+
+    def __init__(
+        self,
+        number: int,
+        environment: dict[str, str],
+        cells: Sequence[Cell],
+        events: queue.Queue[tuple[int, Event | None]],
+        log: Path,
+    ) -> None:
+        self.number = number
+        self.current: Run | None = None
+        self.step = 0
+        self.is_closing = False
+        self.log = log
+        with log.open("ab") as errors:
+            # A session of its own: Ctrl-C reaches this process, which then stops the workers in order.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "reinit", "--from-pipe"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,
+            )
+        self._say(json.dumps([cell.model_dump(mode="json") for cell in cells]))
+        threading.Thread(target=self._read, args=(events,), daemon=True).start()
+
+    def _read(self, events: queue.Queue[tuple[int, Event | None]]) -> None:
+        for line in _output(self._process.stdout):
+            events.put((self.number, EVENT.validate_json(line)))
+        events.put((self.number, None))
+
+    def _say(self, line: str) -> None:
+        pipe = self._process.stdin
+        try:
+            if pipe is not None:
+                pipe.write(line + "\n")
+                pipe.flush()
+        except BrokenPipeError:
+            # The worker has ended; its last event, or the end of its output, says why.
+            return
+
+    def start(self, run: Run, number_of_cell: int) -> None:
+        self.current, self.step = run, 0
+        self._say(json.dumps([number_of_cell, run.seed]))
+
+    def close(self) -> None:
+        """No more work; the process ends by itself."""
+        self.is_closing = True
+        if self._process.stdin is not None:
+            try:
+                self._process.stdin.close()
+            except BrokenPipeError:
+                return
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float | None = None) -> int:
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def last_words(self) -> str:
+        """The end of what the worker wrote for people."""
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
+
+
+def _output(pipe: IO[str] | None) -> Iterator[str]:
+    return iter(()) if pipe is None else iter(pipe)
+
+
+def run_locally(
+    runs: Sequence[Run], store: str, places: dict[str, str], machine: Machine, log_folder: Path, console: Console
+) -> Summary:
+    """Do every run; the store has each as soon as it is finished.
+
+    Args:
+        runs: what to do, in order.
+        store: URL of the store.
+        places: folders that the site maps names to.
+        machine: workers, threads, GPUs.
+        log_folder: where each worker's library output goes.
+        console: where progress is shown.
+
+    Returns:
+        How many runs were finished, and the errors of those that were not. Ctrl-C ends with `stopped`.
+    """
+    cells = list({run.cell.digest: run.cell for run in runs}.values())
+    number_of_cell = {cell.digest: number for number, cell in enumerate(cells)}
+    waiting = deque(runs)
+    events: queue.Queue[tuple[int, Event | None]] = queue.Queue()
+    log_folder.mkdir(parents=True, exist_ok=True)
+    processes = [
+        _Process(
+            number,
+            machine.environment(number, store, places),
+            cells,
+            events,
+            log_folder / f"worker-{os.getpid()}-{number}.log",
+        )
+        for number in range(min(machine.workers, len(runs)))
+    ]
+    summary, alive = Summary(), len(processes)
+    with _progress(runs, console) as show:
+        try:
+            while alive:
+                number, event = events.get()
+                process = processes[number]
+                if event is None:
+                    alive -= 1
+                    _ended(process, summary)
+                elif event.event == "ready":
+                    if waiting and not summary.errors:
+                        run = waiting.popleft()
+                        process.start(run, number_of_cell[run.cell.digest])
+                    else:
+                        process.current = None
+                        process.close()
+                else:
+                    _heard(process, event, summary, show)
+        except KeyboardInterrupt:
+            summary.stopped = True
+            console.print("stopping at the next step; finished runs are in the store", style="yellow")
+        finally:
+            for process in processes:
+                process.stop()
+            for process in processes:
+                process.wait(STOP_SECONDS)
+    return summary
+
+
+def _heard(process: _Process, event: Event, summary: Summary, show: _Show) -> None:
+    """Account for one event of a worker."""
+    if event.event == "step":
+        show.advance(event.step - process.step)
+        process.step = event.step
+    elif event.event == "finished" and process.current is not None:
+        show.advance(process.current.cell.steps - process.step)
+        show.finished(event.message)
+        summary.done += 1
+        summary.diverged += event.status == "diverged"
+        process.current = None
+    elif event.event == "failed":
+        summary.errors.append(RunError(event.message, event.exit_code))
+        process.is_closing = True
+    elif event.event == "loading":
+        show.say(event.message)
+
+
+def _ended(process: _Process, summary: Summary) -> None:
+    """A worker's output has closed: by itself, or because it died."""
+    code = process.wait()
+    if process.is_closing or summary.errors:
+        return
+    what = process.current.name if process.current else "while loading"
+    if code < 0:
+        how = f"killed by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+    else:
+        how = f"exit code {code}"
+    problem = f"a worker ended: {how}, {what}\n{process.last_words()}"
+    summary.errors.append(RunError(problem, TransientError.exit_code))
+
+
+class _Show:
+    """Progress for people: a bar on a terminal, a line a run elsewhere."""
+
+    def __init__(self, progress: Progress, runs: Sequence[Run]) -> None:
+        self._progress = progress
+        self._runs = progress.add_task("runs", total=len(runs), status="starting workers")
+        self._steps = progress.add_task("steps", total=sum(run.cell.steps for run in runs), status="")
+
+    def advance(self, steps: int) -> None:
+        self._progress.advance(self._steps, steps)
+
+    def say(self, text: str) -> None:
+        self._progress.update(self._runs, status=escape(f"loading {text}"))
+
+    def finished(self, text: str) -> None:
+        self._progress.advance(self._runs)
+        self._progress.update(self._runs, status="")
+        count = int(self._progress.tasks[self._runs].completed)
+        total = len(str(int(self._progress.tasks[self._runs].total or 0)))
+        of = int(self._progress.tasks[self._runs].total or 0)
+        self._progress.console.print(f"[dim]{count:>{total}}/{of}[/dim] {escape(text)}", highlight=False)
+
+
+@contextmanager
+def _progress(runs: Sequence[Run], console: Console) -> Iterator[_Show]:
+    columns = (
+        TextColumn("{task.description:>5}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[status]}"),
+    )
+    progress = Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=120)
+    with progress:
+        yield _Show(progress, runs)

@@ -1,0 +1,269 @@
+"""The pod's contract: environment in, one object per run out, an exit code. `python -m reinit`.
+
+Law: this module and what it imports at the top never import torch, so that a pod whose work is done ends in seconds.
+The same code serves `reinit run`, which hands out runs over a pipe instead of the environment.
+
+Environment of a pod:
+    REINIT_CELLS           the cells of this Job, a JSON list
+    REINIT_SEEDS           their seeds, a JSON list
+    REINIT_STORE           file:///path or s3://bucket/prefix
+    REINIT_SEEDS_PER_POD   seeds of one index of an Indexed Job, with JOB_COMPLETION_INDEX (set by Kubernetes)
+    REINIT_PLACES          where names are on this machine, a JSON object of name to folder
+    REINIT_THREADS         CPU threads of this process
+Exit codes: 0 done or already done; 64 bad spec, 65 bad data, 78 bad configuration; 75 transient; 143 stopped by
+SIGTERM after durable progress, else 75.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Final, TextIO
+
+from pydantic import TypeAdapter, ValidationError
+
+from jobs.cell import Cell, Seed
+from jobs.errors import ReinitError, SpecError, TransientError
+from jobs.result import Failure, now
+from jobs.store import Store, open_store
+from reinit.places import Places
+
+if TYPE_CHECKING:
+    from reinit.worker import Worker
+
+CELLS: Final = TypeAdapter(tuple[Cell, ...])
+SEEDS: Final = TypeAdapter(tuple[Seed, ...])
+
+STOPPED: Final = 143
+"""Exit code after SIGTERM, 128 + 15."""
+
+TERMINATION_LOG: Final = Path("/dev/termination-log")
+"""Where Kubernetes reads a container's last word; present only in a pod."""
+
+PROGRESS_SECONDS: Final = 0.5
+"""Least time between two progress events of one run."""
+
+
+class StoppedError(Exception):
+    """SIGTERM or SIGINT came; the run in progress is given up at a step boundary."""
+
+
+@dataclass
+class Stop:
+    """Whether a signal asked this process to end."""
+
+    requested: bool = False
+
+    def listen(self) -> None:
+        """Take SIGTERM and SIGINT; a second one ends the process at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            os._exit(128 + number)
+        self.requested = True
+
+
+@dataclass
+class Session:
+    """One process's work: runs in, objects and events out."""
+
+    store: Store
+    places: Places
+    events: TextIO
+    stop: Stop
+    finished: int = 0
+    current: tuple[str, int | None] = ("", None)
+    _worker: Worker | None = field(default=None, repr=False)
+
+    def prepare(self, cells: Iterable[Cell]) -> None:
+        """Load the libraries, then check what every cell needs; the store was checked before.
+
+        Raises:
+            ReinitError: a task, model or device is not as the cells need it.
+        """
+        self.emit("loading", "libraries, rows and weights")
+        if threads := os.environ.get("REINIT_THREADS"):
+            # Read by OpenMP when torch is imported.
+            os.environ["OMP_NUM_THREADS"] = threads
+        from reinit.worker import Worker  # noqa: PLC0415  torch, only once there is work
+
+        self._worker = Worker(self.places)
+        self._worker.check(cells)
+
+    def run(self, cell: Cell, seed: int) -> None:
+        """One run, from start to a verified object in the store.
+
+        Raises:
+            StoppedError: a signal came; nothing of this run is kept.
+            ReinitError: the run failed; the caller records it.
+        """
+        worker = self._worker
+        if worker is None:
+            raise RuntimeError("prepare() comes before run()")
+        self.current = (cell.digest, seed)
+        self.emit("started", f"{cell.name} seed {seed}", digest=cell.digest, seed=seed, steps=cell.steps)
+        last = time.monotonic()
+
+        def on_step(step: int) -> None:
+            nonlocal last
+            if worker.any_rank(self.stop.requested):
+                raise StoppedError
+            if time.monotonic() - last >= PROGRESS_SECONDS or step == cell.steps:
+                last = time.monotonic()
+                text = f"{cell.name} seed {seed}: step {step}/{cell.steps}"
+                self.emit("step", text, digest=cell.digest, seed=seed, step=step)
+
+        outcome = worker.run(cell, seed, on_step)
+        if not worker.is_first:
+            return
+        self.store.put(outcome.result, outcome.predictions)
+        self.finished += 1
+        result = outcome.result
+        score = f"{cell.task.headline} {result.score:.4f}" if result.status == "done" else "diverged"
+        self.emit(
+            "finished",
+            f"{cell.name} seed {seed}: {score} in {result.wall_seconds:.1f} s",
+            digest=cell.digest,
+            seed=seed,
+            status=result.status,
+        )
+
+    def emit(self, event: str, message: str, **fields: object) -> None:
+        """One event as a JSON line: for people in `kubectl logs`, for `reinit run` behind a pipe."""
+        line = {"time": now().isoformat(timespec="milliseconds"), "event": event, "message": message, **fields}
+        try:
+            self.events.write(json.dumps(line) + "\n")
+            self.events.flush()
+        except BrokenPipeError:
+            # The reader is gone; the store is what counts, but nobody will hand out more work.
+            self.stop.requested = True
+
+    def fail(self, error: BaseException, exit_code: int) -> None:
+        """Say why this process ends: to the log, to Kubernetes, to the store."""
+        reason = str(error) or type(error).__name__
+        digest, seed = self.current
+        self.emit("failed", reason, exit_code=exit_code, digest=digest or None, seed=seed)
+        say_last_word(reason)
+        if not digest:
+            return
+        attempt = os.environ.get("HOSTNAME") or socket.gethostname()
+        failure = Failure(
+            digest=digest,
+            seed=seed,
+            attempt=f"{attempt}-{os.getpid()}",
+            exit_code=exit_code,
+            reason=reason.splitlines()[0],
+            failed_at=now(),
+        )
+        try:
+            self.store.put_failure(failure)
+        except ReinitError as second:
+            self.emit("failed", f"the failure could not be recorded: {second}", exit_code=exit_code)
+
+
+def say_last_word(reason: str) -> None:
+    """The reason in `kubectl describe pod`; at most 4,096 bytes are read there."""
+    if TERMINATION_LOG.exists() and os.access(TERMINATION_LOG, os.W_OK):
+        TERMINATION_LOG.write_bytes(reason.encode()[:4096])
+
+
+def pod_runs(environment: dict[str, str]) -> tuple[tuple[Cell, ...], tuple[int, ...]]:
+    """The cells and seeds of this pod, by its environment.
+
+    Raises:
+        SpecError: a variable is missing or malformed.
+    """
+
+    def read(name: str) -> str:
+        if name not in environment:
+            raise SpecError(f"{name} is not set", remedy="start this command from a manifest of `reinit render`")
+        return environment[name]
+
+    try:
+        cells = CELLS.validate_json(read("REINIT_CELLS"))
+        seeds = SEEDS.validate_json(read("REINIT_SEEDS"))
+    except ValidationError as error:
+        raise SpecError("REINIT_CELLS or REINIT_SEEDS is malformed", got=str(error)) from error
+    if "JOB_COMPLETION_INDEX" in environment and "REINIT_SEEDS_PER_POD" in environment:
+        width, index = int(environment["REINIT_SEEDS_PER_POD"]), int(environment["JOB_COMPLETION_INDEX"])
+        seeds = seeds[index * width : (index + 1) * width]
+    return cells, seeds
+
+
+def work_as_pod(session: Session, cells: tuple[Cell, ...], seeds: tuple[int, ...]) -> None:
+    """Every run of this pod that the store does not have yet."""
+    session.store.check()
+    if cells:
+        session.current = (cells[0].digest, None)
+    done = {cell.digest: session.store.results(cell.digest).done for cell in cells}
+    runs = [(cell, seed) for cell in cells for seed in seeds if seed not in done[cell.digest]]
+    if not runs:
+        session.emit("done", "every run of this Job is in the store already")
+        return
+    session.prepare(cells)
+    for cell, seed in runs:
+        session.run(cell, seed)
+    session.emit("done", f"{len(runs)} runs finished")
+
+
+def work_from_pipe(session: Session, lines: Iterator[str]) -> None:
+    """Runs from standard input: a first line with all cells, then one `[cell number, seed]` a line, until it closes."""
+    cells = CELLS.validate_json(next(lines))
+    session.prepare(cells)
+    session.emit("ready", "loaded")
+    for line in lines:
+        number, seed = json.loads(line)
+        session.run(cells[number], seed)
+        session.emit("ready", "next")
+
+
+def main(arguments: list[str]) -> int:
+    """Run this process's work and return its exit code."""
+    # Libraries print to standard output at will; events get a descriptor of their own.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    stop = Stop()
+    stop.listen()
+    session: Session | None = None
+    try:
+        if "REINIT_STORE" not in os.environ:
+            raise SpecError("REINIT_STORE is not set", expected="file:///path or s3://bucket/prefix")
+        session = Session(open_store(os.environ["REINIT_STORE"]), Places.from_environment(), events, stop)
+        if arguments == ["--from-pipe"]:
+            work_from_pipe(session, iter(sys.stdin.readline, ""))
+        else:
+            work_as_pod(session, *pod_runs(dict(os.environ)))
+    except ReinitError as error:
+        if session is None:
+            say_last_word(str(error))
+            sys.stderr.write(f"{error}\n")
+        else:
+            session.fail(error, error.exit_code)
+        return error.exit_code
+    except StoppedError as error:
+        # Only progress that outlives this pod makes the stop free of charge; see the manifest's podFailurePolicy.
+        code = STOPPED if session is not None and session.finished else TransientError.exit_code
+        if session is not None:
+            session.emit("stopped", "stopped by a signal", exit_code=code)
+        say_last_word(f"stopped by a signal {error}".strip())
+        return code
+    except Exception as error:
+        # Not a known refusal: recorded like one, then shown whole, since only the traceback says what to mend.
+        if session is not None:
+            session.fail(error, 1)
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,325 @@
+"""Rows -> seeded nested subset -> tokens.
+
+Law: the rows of a run depend on the task, the size and the seed's subset stream alone, so every treatment at one seed
+sees the same rows, and 500 is nested in 5,000. Reading never trusts: revision, columns, labels and row counts are
+checked against the task before anything trains.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.errors import DataError
+from jobs.tasks import FolderSource, HubSource, PackageSource, Task
+from reinit.places import Places, find_package_file
+from reinit.streams import stream_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenised text or pair, with its class index or value."""
+
+    input_ids: list[int]
+    token_type_ids: list[int] | None
+    label: float
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One split as the task defines it: `texts[i]` has one string per text column, `labels[i]` its class or value."""
+
+    texts: list[tuple[str, ...]]
+    labels: list[float]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """All rows of a task: the training split and each scored split."""
+
+    train: Rows
+    validation: dict[str, Rows]
+
+
+def read_task(task: Task, places: Places) -> TaskRows:
+    """Every row of the task, checked.
+
+    Raises:
+        DataError: a file, column, label, revision or row count is not what the task declares.
+        ConfigurationError: the source's name has no place on this machine.
+    """
+    train, validation = _read_splits(task, places)
+    if task.holdout is not None:
+        if task.holdout.rows >= len(train):
+            raise DataError(
+                f"the holdout of task {task.name} leaves no row to train on",
+                expected=f"fewer than {len(train)} rows",
+                got=task.holdout.rows,
+            )
+        order = np.random.RandomState(task.holdout.seed).permutation(len(train))
+        held = sorted(order[: task.holdout.rows].tolist())
+        kept = sorted(order[task.holdout.rows :].tolist())
+        validation = {task.splits[0]: _take(train, held)}
+        train = _take(train, kept)
+    _check_rows(task, "train", len(train), task.train_rows)
+    for split, expected in zip(task.splits, task.validation_rows, strict=True):
+        _check_rows(task, split, len(validation[split]), expected)
+    return TaskRows(train, validation)
+
+
+def subset(task: Task, size: int | str, seed: int) -> NDArray[np.int64]:
+    """Indices of the training rows of one run: the first `size` of the seed's permutation, all of them for "full".
+
+    One permutation per (seed, number of rows), so smaller subsets are nested in larger ones.
+    """
+    state = np.random.RandomState(words(stream_seed(seed, "subset")))
+    order: NDArray[np.int64] = state.permutation(task.train_rows)
+    return order if size == "full" else order[: int(size)]
+
+
+def words(seed: int) -> list[int]:
+    """A 63-bit seed as the 32-bit words that `numpy.random.RandomState` takes."""
+    return [seed & 0xFFFFFFFF, seed >> 32]
+
+
+class Tokens:
+    """Rows of one split as examples, tokenised when first asked for and kept."""
+
+    def __init__(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        """Tokenise `rows` to at most `max_length` tokens, the longer text of a pair cut first."""
+        self._rows = rows
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._examples: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
+
+    def take(self, indices: Iterable[int]) -> list[Example]:
+        """The examples at `indices`, in that order."""
+        wanted = [int(index) for index in indices]
+        missing = [index for index in dict.fromkeys(wanted) if index not in self._examples]
+        if missing:
+            columns = zip(*(self._rows.texts[index] for index in missing), strict=True)
+            encoded = self._tokenizer(
+                *(list(column) for column in columns),
+                truncation="longest_first",
+                max_length=self._max_length,
+                return_attention_mask=False,
+                verbose=False,
+            )
+            types = encoded.get("token_type_ids")
+            for position, index in enumerate(missing):
+                self._examples[index] = Example(
+                    encoded["input_ids"][position],
+                    None if types is None else types[position],
+                    self._rows.labels[index],
+                )
+        return [self._examples[index] for index in wanted]
+
+    def all(self) -> list[Example]:
+        """Every example, in row order."""
+        return self.take(range(len(self)))
+
+
+@dataclass(frozen=True)
+class TaskTokens:
+    """A task's rows behind one tokeniser."""
+
+    task: Task
+    train: Tokens
+    validation: dict[str, Tokens]
+
+    @classmethod
+    def load(
+        cls, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, places: Places
+    ) -> TaskTokens:
+        """Read and check the task's rows; tokens come when asked for."""
+        rows = read_task(task, places)
+        return cls(
+            task,
+            Tokens(rows.train, tokenizer, max_length),
+            {split: Tokens(split_rows, tokenizer, max_length) for split, split_rows in rows.validation.items()},
+        )
+
+    def subset(self, size: int | str, seed: int) -> list[Example]:
+        """The training examples of one run."""
+        return self.train.take(subset(self.task, size, seed))
+
+    @cached_property
+    def scored(self) -> dict[str, list[Example]]:
+        """Every validation example, by split."""
+        return {split: tokens.all() for split, tokens in self.validation.items()}
+
+
+def folder_revision(folder: Path, files: Sequence[str]) -> str:
+    """`sha256:` of the lines `<sha256 of the file>  <file name>` in the order given: the revision of a FolderSource.
+
+    Raises:
+        DataError: a file is missing or cannot be read.
+    """
+    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in files]
+    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 in hex of a file's bytes.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path.name}", where=str(path), got=error.strerror) from error
+
+
+def _read_splits(task: Task, places: Places) -> tuple[Rows, dict[str, Rows]]:
+    source = task.source
+    if isinstance(source, HubSource):
+        return _read_hub(task, source, places)
+    if isinstance(source, FolderSource):
+        return _read_folder(task, source, places)
+    return _read_package(task, source)
+
+
+def _read_folder(task: Task, source: FolderSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
+    folder = places.folder(source.name)
+    files = [source.train, *(split for split in source.validation if split != source.train)]
+    _check_revision(task, source.revision, folder_revision(folder, files), str(folder))
+
+    def read(name: str) -> Rows:
+        path = folder / name
+        with path.open(encoding="utf-8", newline="") as lines:
+            # GLUE's quotes are literal text, never field quotes.
+            reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+            header = source.columns or next(reader, [])
+            return _rows(task, _dicts(reader, header, path), list(header), str(path))
+
+    validation = {} if task.holdout else {split: read(split) for split in source.validation}
+    return read(source.train), validation
+
+
+def _read_package(task: Task, source: PackageSource) -> tuple[Rows, dict[str, Rows]]:
+    path = find_package_file(source.name, source.file)
+    _check_revision(task, source.revision, "sha256:" + file_sha256(path), str(path))
+    with path.open(encoding="utf-8", newline="") as lines:
+        reader = csv.reader(lines)
+        header = next(reader, [])
+        return _rows(task, _dicts(reader, header, path), header, str(path)), {}
+
+
+def _read_hub(task: Task, source: HubSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
+    import datasets  # noqa: PLC0415  seconds to import, and only hub tasks need it
+
+    where = f"{source.name} ({source.config or 'default'}) at {source.revision[:12]}"
+    name = str(places.get(source.name) or source.name)
+
+    def read(split: str) -> Rows:
+        try:
+            # A local snapshot has no revisions; the hub's is pinned.
+            revision = None if name != source.name else source.revision
+            table = datasets.load_dataset(name, source.config, split=split, revision=revision)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(
+                f"cannot load split {split} of task {task.name}",
+                where=where,
+                got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+                remedy=f"fill the hub cache beforehand, or map a snapshot: --place {source.name}=PATH",
+            ) from error
+        return _rows(task, table, list(table.column_names), f"{where}, split {split}")
+
+    validation = {} if task.holdout else {split: read(split) for split in source.validation}
+    return read(source.train), validation
+
+
+def _dicts(reader: Iterator[list[str]], header: Sequence[str], path: Path) -> Iterator[Row]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    for number, fields in enumerate(reader, start=1):
+        if len(fields) != len(header):
+            raise DataError(
+                "a row has the wrong number of fields",
+                where=f"{path}, row {number}",
+                expected=f"{len(header)} ({', '.join(header)})",
+                got=len(fields),
+            )
+        yield dict(zip(header, fields, strict=True))
+
+
+def _rows(task: Task, rows: Iterable[Row], columns: list[str], where: str) -> Rows:
+    """The rows that pass the task's filters, labels as class indices or values."""
+    needed = [*task.text, task.label, *task.where]
+    if absent := [column for column in needed if column not in columns]:
+        raise DataError(
+            f"task {task.name} names columns that the data lacks", where=where, got=absent, allowed=columns
+        )
+    classes = None if task.labels is None else {value: float(index) for index, value in enumerate(task.labels)}
+    texts: list[tuple[str, ...]] = []
+    labels: list[float] = []
+    for number, row in enumerate(rows, start=1):
+        if any(str(row[column]) != value for column, value in task.where.items()):
+            continue
+        text = tuple(str(row[column]) for column in task.text)
+        if task.max_words is not None and sum(len(part.split()) for part in text) > task.max_words:
+            continue
+        texts.append(text)
+        labels.append(_label(task, classes, row[task.label], f"{where}, row {number}"))
+    return Rows(texts, labels)
+
+
+def _label(task: Task, classes: dict[str, float] | None, value: object, where: str) -> float:
+    if classes is None:
+        try:
+            number = float(str(value))
+        except ValueError:
+            number = float("nan")
+        if not np.isfinite(number):
+            raise DataError(f"label of task {task.name} is not a number", where=where, got=repr(value))
+        return number
+    if str(value) not in classes:
+        raise DataError(
+            f"unknown label of task {task.name}", where=where, got=repr(value), allowed=list(classes)
+        )
+    return classes[str(value)]
+
+
+def _take(rows: Rows, indices: Sequence[int]) -> Rows:
+    return Rows([rows.texts[index] for index in indices], [rows.labels[index] for index in indices])
+
+
+def _check_rows(task: Task, split: str, got: int, expected: int) -> None:
+    if got != expected:
+        raise DataError(
+            f"task {task.name} has another number of rows than it declares", where=split, expected=expected, got=got
+        )
+
+
+def _check_revision(task: Task, expected: str, got: str, where: str) -> None:
+    if got != expected:
+        raise DataError(
+            f"the data of task {task.name} are not the ones the study names",
+            where=where,
+            expected=expected,
+            got=got,
+            remedy="use the same files, or change the study's revision to the one got (other data, other cells)",
+        )

@@ -1,0 +1,55 @@
+"""With what a number is made: commit, image, versions, device.
+
+Law: read once per process, from the machine itself; nothing is guessed, an unknown commit says `unknown`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from jobs.cell import Cell
+from jobs.result import Provenance
+from reinit.ranks import Ranks, device_model
+
+LIBRARIES = ("torch", "transformers", "deepspeed", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn")
+"""Libraries whose version can move a bit of a result."""
+
+
+def read_provenance(cell: Cell, ranks: Ranks, weights_sha256: str) -> Provenance:
+    """The provenance of runs of `cell` in this process."""
+    return Provenance(
+        git_commit=os.environ.get("REINIT_GIT_COMMIT") or _checkout_commit(Path(__file__).parent),
+        image=os.environ.get("REINIT_IMAGE") or None,
+        versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        device=device_model(ranks.device),
+        threads=torch.get_num_threads(),
+        world_size=ranks.world_size,
+        weights_sha256=weights_sha256,
+        data_revision=cell.task.source.revision,
+        host=os.environ.get("HOSTNAME") or socket.gethostname(),
+    )
+
+
+def _checkout_commit(folder: Path) -> str:
+    """HEAD of the checkout that holds this package, with `+dirty` where a package file differs from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]  # noqa: S607  git from the user's PATH
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
+
+    try:
+        top = Path(git("rev-parse", "--show-toplevel"))
+        # Installed into some other project's checkout, that project's commit says nothing about this code.
+        if top != folder.parent.resolve():
+            return "unknown"
+        dirty = git("status", "--porcelain", "--", str(top / "reinit"), str(top / "jobs"))
+        return git("rev-parse", "HEAD") + ("+dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

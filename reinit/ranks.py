@@ -1,0 +1,110 @@
+"""Processes and devices: which rank this is, on which device, with how many threads.
+
+Law: joined once per process and before any engine. One process per GPU, started by DeepSpeed's launcher, which sets
+RANK, LOCAL_RANK and WORLD_SIZE; without them this process is the only rank and opens no port.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+
+# A GPU's matrix library reads this when it is first used; deterministic algorithms need it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import torch
+import torch.distributed
+
+from jobs.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes: results, logs, progress."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:  # noqa: FBT001  a predicate over ranks, not an option
+        """Whether `flag` is true on some rank; every rank must ask at the same step."""
+        if self.world_size == 1:
+            return flag
+        votes = torch.tensor([int(flag)], device=self.device)
+        torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
+        return bool(votes.item())
+
+
+@functools.cache
+def join_ranks() -> Ranks:
+    """Join the process group and make this process deterministic.
+
+    Raises:
+        ConfigurationError: fewer GPUs than ranks on this machine, or a rank without its launcher's variables.
+    """
+    world_size, rank, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0))
+    )
+    gpu = torch.cuda.is_available()
+    if gpu and local_rank >= torch.cuda.device_count():
+        raise ConfigurationError(
+            "more processes than GPUs",
+            expected=f"LOCAL_RANK below {torch.cuda.device_count()}",
+            got=local_rank,
+            remedy="start one process per GPU: deepspeed --num_gpus N --module reinit",
+        )
+    device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
+    # DeepSpeed chooses its accelerator when imported, and warns on the terminal when left to guess.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    if gpu:
+        torch.cuda.set_device(device)
+    _be_deterministic()
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if gpu else "gloo"
+        if world_size == 1:
+            store = torch.distributed.HashStore()
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        else:
+            torch.distributed.init_process_group(backend, init_method="env://")
+    _join_deepspeed(backend="nccl" if gpu else "gloo")
+    return Ranks(rank, world_size, device)
+
+
+def _be_deterministic() -> None:
+    torch.use_deterministic_algorithms(mode=True)
+    # Filling fresh memory guards against code that reads what it never wrote; it costs every allocation.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def _join_deepspeed(backend: str) -> None:
+    import deepspeed  # noqa: PLC0415  after DS_ACCELERATOR is set
+    import deepspeed.ops  # noqa: PLC0415
+    from deepspeed.utils import logger  # noqa: PLC0415
+
+    logger.setLevel("ERROR")
+    # On a CPU DeepSpeed compiles a shared-memory collective at first start (half a minute, and a compiler that an
+    # image need not have). gloo does the same work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def device_model(device: torch.device) -> str:
+    """The device's model name, part of the numerics version."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123  not a file of ours
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{names[0] if names else 'cpu'} ({capability})"

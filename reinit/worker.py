@@ -1,0 +1,74 @@
+"""A warm worker: weights, tokens and libraries are loaded once per process and serve every run after it.
+
+Law: results are bit-equal to a fresh process per run; only time is saved. What a cell needs is checked for all cells
+before the first of them trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from jobs.cell import Cell, canonical
+from reinit.data import TaskTokens
+from reinit.network import Network, load_tokenizer
+from reinit.places import Places, resolve_model, weights_sha256
+from reinit.provenance import read_provenance
+from reinit.ranks import join_ranks
+from reinit.run import Outcome, run_cell
+
+if TYPE_CHECKING:
+    from reinit.train import OnStep
+
+
+class Worker:
+    """Runs cells one after another on this process's device."""
+
+    def __init__(self, places: Places) -> None:
+        """Join the ranks; nothing is loaded before a cell asks for it."""
+        self._places = places
+        self._ranks = join_ranks()
+        self._tokens: dict[bytes, TaskTokens] = {}
+        self._network: tuple[bytes, Network] | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self._ranks.is_first
+
+    def any_rank(self, flag: bool) -> bool:  # noqa: FBT001  a vote, not an option
+        """Whether `flag` is true on some rank; every rank must ask at the same step."""
+        return self._ranks.any(flag)
+
+    def check(self, cells: Iterable[Cell]) -> None:
+        """Read the rows of every task and the weights' hash of every model, so that a bad one fails before training.
+
+        Raises:
+            ReinitError: what is wrong with a task or model on this machine.
+        """
+        for cell in cells:
+            self._tokens_of(cell)
+
+    def run(self, cell: Cell, seed: int, on_step: OnStep) -> Outcome:
+        """One run; `on_step` hears of every optimiser step and may raise to stop between two."""
+        tokens, network = self._tokens_of(cell), self._network_of(cell)
+        folder = resolve_model(cell.model, self._places)
+        provenance = read_provenance(cell, self._ranks, weights_sha256(folder))
+        return run_cell(cell, seed, network, tokens, self._ranks, provenance, on_step)
+
+    def _tokens_of(self, cell: Cell) -> TaskTokens:
+        key = canonical([cell.task.model_dump(), cell.model.model_dump(), cell.recipe.max_length])
+        if key not in self._tokens:
+            tokenizer = load_tokenizer(resolve_model(cell.model, self._places))
+            self._tokens[key] = TaskTokens.load(cell.task, tokenizer, cell.recipe.max_length, self._places)
+        return self._tokens[key]
+
+    def _network_of(self, cell: Cell) -> Network:
+        """The one network in memory; another replaces it, since two may not fit a device."""
+        key = canonical([cell.model.model_dump(), cell.task.outputs, cell.recipe.dropout])
+        if self._network is None or self._network[0] != key:
+            self._network = None
+            network = Network.load(cell.model, cell.task.outputs, cell.recipe, self._places)
+            network.module.to(self._ranks.device)
+            self._network = (key, network)
+        return self._network[1]
