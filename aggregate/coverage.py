@@ -5,8 +5,9 @@ unless the caller says that a partial picture is wanted, and then it is marked w
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import pandas as pd
@@ -15,6 +16,8 @@ from aggregate.frame import STATUSES
 from aggregate.summary import count_statuses
 from aggregate.text import clipped, prose
 from jobs.errors import DataError
+from jobs.found import Contradiction, Damaged, Duplicate, Found
+from jobs.store import Failures
 
 ALL: Final = "all"
 """Family of the rows that count every cell once."""
@@ -24,25 +27,24 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
-class Duplicate:
-    """A run with several results from different numerics versions; the earliest counts."""
-
-    digest: str
-    seed: int
-    results: int
-    largest_difference: float | None
-    """Between any metric of two of them; None where they cannot be compared."""
-
-
-@dataclass(frozen=True)
 class Extras:
-    """What the store holds besides one good result per run."""
+    """What the store holds of a study besides one good result per run."""
 
+    contradictions: tuple[Contradiction, ...] = ()
     duplicates: tuple[Duplicate, ...] = ()
-    damaged: tuple[str, ...] = ()
-    """Objects whose content is not what their key says, each as key and reason."""
-    contradictions: tuple[str, ...] = ()
-    """Pairs of results that cannot both be true, each as the keys of the two."""
+    damaged: tuple[Damaged, ...] = ()
+    damaged_records: tuple[Damaged, ...] = ()
+    """Damaged records of failures; they can hide why a run has no result and move no number."""
+
+
+def extras_in(found: Mapping[str, Found], failures: Mapping[str, Failures]) -> Extras:
+    """What is besides the results, of all cells, in their order."""
+    return Extras(
+        contradictions=tuple(chain.from_iterable(each.contradictions for each in found.values())),
+        duplicates=tuple(chain.from_iterable(each.duplicates for each in found.values())),
+        damaged=tuple(chain.from_iterable(each.damaged for each in found.values())),
+        damaged_records=tuple(chain.from_iterable(each.damaged for each in failures.values())),
+    )
 
 
 def coverage(frame: pd.DataFrame) -> pd.DataFrame:
@@ -90,9 +92,13 @@ def problems(frame: pd.DataFrame, extras: Extras) -> list[str]:
     ):
         because = f": {clipped(prose(reason))}" if reason else ""
         lines.append(f"{status}: {cell}, seed {seed}{because}")
-    lines += [f"contradiction: {clipped(prose(text))}" for text in extras.contradictions]
-    lines += [f"damaged: {clipped(prose(text))}" for text in extras.damaged]
+    lines += [f"contradiction: {' against '.join(map(prose, each.keys))}" for each in extras.contradictions]
+    lines += [f"damaged: {_damage(each)}" for each in extras.damaged]
     return lines
+
+
+def _damage(damaged: Damaged) -> str:
+    return f"{prose(damaged.key)}: {clipped(prose(damaged.reason))}"
 
 
 def refuse_holes(frame: pd.DataFrame, extras: Extras, *, study: str) -> None:
@@ -135,10 +141,11 @@ def notes(frame: pd.DataFrame, extras: Extras) -> list[str]:
     found = problems(frame, extras)
     lines = []
     if holes := int((frame["planned"] & (frame["status"] != "done")).sum()):
-        lines.append(f"{holes} of {int(frame['planned'].sum())} planned runs have no score.")
+        lines.append(f"INCOMPLETE: planned runs without a score: {holes} of {int(frame['planned'].sum())}.")
     lines += found
     if unplanned := int((~frame["planned"]).sum()):
-        lines.append(f"{unplanned} results of seeds that the study does not plan are listed in runs.csv and in no mean.")
+        lines.append(f"Results of seeds outside the plan, listed in runs.csv and in no mean: {unplanned}.")
+    lines += [f"damaged record of a failure: {_damage(each)}" for each in extras.damaged_records]
     lines += [_duplicate(duplicate, frame) for duplicate in extras.duplicates]
     if any(len(names) > 1 for names in frame["families"]):
         lines.append(f"A cell of several families counts in each of them, and once in `{ALL}`.")
@@ -153,4 +160,6 @@ def _duplicate(duplicate: Duplicate, frame: pd.DataFrame) -> str:
         else f"largest difference of a metric {duplicate.largest_difference:.4g}"
     )
     name = names[0] if names else duplicate.digest
-    return f"duplicate: {name}, seed {duplicate.seed}: {duplicate.results} results, {difference}; the earliest counts."
+    return (
+        f"duplicate: {name}, seed {duplicate.seed}: {len(duplicate.keys)} results, {difference}; the earliest counts."
+    )

@@ -28,7 +28,8 @@ from aggregate.text import clipped, prose
 # Okabe and Ito's palette in an order that also falls from dark to light, so that neighbours differ in grey.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS: Final = "osD^vPX*"
-DASHES: Final[tuple[str | tuple[int, tuple[int, ...]], ...]] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
+Dash = tuple[float, Sequence[float]]
+DASHES: Final[tuple[Dash, ...]] = ((0, ()), (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
 
 STYLE: Final[Mapping[str, object]] = {
     "font.family": "DejaVu Sans",
@@ -91,17 +92,12 @@ class Panel:
 
 
 def panels(frame: pd.DataFrame) -> list[Panel]:
-    """The progressive curves of a frame; empty where the study has none.
-
-    A curve takes the cells of families with "progressive" in their name, so that a block that happens to reach the top
-    layer does not look like a point of a curve that was never planned. Plain finetuning ends every curve of its
-    setting, whatever the variant.
-    """
+    """The progressive curves of a frame, tasks in its order and larger sizes first; empty where the study has none."""
     settings = summarise(frame)
     models = {setting.model for setting in settings}
     found = []
-    for _, of_context in groupby(sorted(settings, key=_context(settings)), key=_context(settings)):
-        group = sorted(of_context, key=lambda setting: -setting.rows)
+    for context in dict.fromkeys(setting.context for setting in settings):
+        group = sorted((each for each in settings if each.context == context), key=lambda each: -each.rows)
         curves = tuple(curve for setting in group for curve in _curves(setting))
         if curves:
             first = group[0]
@@ -111,25 +107,30 @@ def panels(frame: pd.DataFrame) -> list[Panel]:
     return found
 
 
-def _context(settings: Sequence[Setting]):  # noqa: ANN202
-    order = {context: index for index, context in enumerate(dict.fromkeys(each.context for each in settings))}
-    return lambda setting: order[setting.context]
-
-
 def _curves(setting: Setting) -> list[Curve]:
-    progressive = [cell for cell in setting.cells if cell.preserved_layers is not None and _in_family(cell)]
+    """A curve per variant, from the cells of progressive families; plain finetuning ends each of them."""
+    families = progressive_families(setting)
+    redrawn = [cell for cell in setting.cells if not cell.is_plain and families.intersection(cell.families)]
     plain = [cell for cell in setting.cells if cell.is_plain]
-    variants = dict.fromkeys(cell.variant for cell in progressive if not cell.is_plain)
     curves = []
-    for variant in variants:
-        points = [cell for cell in progressive if cell.variant == variant and not cell.is_plain] + plain
+    for variant in dict.fromkeys(cell.variant for cell in redrawn):
+        points = [cell for cell in redrawn if cell.variant == variant] + plain
         points.sort(key=lambda cell: cell.preserved_layers or 0)
         curves.append(Curve(setting.size, variant, setting.rows, tuple(points)))
     return curves
 
 
-def _in_family(cell: CellSummary) -> bool:
-    return any("progressive" in family for family in cell.families)
+def progressive_families(setting: Setting) -> set[str]:
+    """Families of at least three depths, every cell of which keeps the layers below some depth and redraws the others.
+
+    Told by what they list and not by their name, so that a block that happens to reach the top layer is no point of a
+    curve that was never planned.
+    """
+    kept: dict[str, set[int | None]] = {}
+    for cell in setting.cells:
+        for family in cell.families:
+            kept.setdefault(family, set()).add(cell.preserved_layers)
+    return {family for family, depths in kept.items() if None not in depths and len(depths) >= 3}
 
 
 def progressive(frame: pd.DataFrame, *, title: str = "") -> Figure | None:
@@ -161,7 +162,7 @@ def _draw(found: Sequence[Panel], title: str) -> Figure:
     return figure
 
 
-Look = tuple[str, str, str | tuple[int, tuple[int, ...]]]
+Look = tuple[str, str, Dash]
 
 
 def _looks(found: Sequence[Panel]) -> dict[tuple[str, str], Look]:
@@ -266,7 +267,9 @@ def caption(found: Sequence[Panel]) -> str:
     if holes := {point.digest: point.holes for point in points if point.holes}:
         empty = len({point.digest for point in points if not point.score.n})
         crosses = f"; cells without any ({empty}) are crosses on the axis" if empty else ""
-        text.append(f"INCOMPLETE: {sum(holes.values())} planned runs have no score; their points are hollow{crosses}.")
+        text.append(
+            f"INCOMPLETE: planned runs without a score: {sum(holes.values())}; their points are hollow{crosses}."
+        )
     if any(panel.chance is not None for panel in found):
         text.append("Guessing: the score of a guess that ignores the text.")
     return " ".join(text)

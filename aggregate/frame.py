@@ -5,39 +5,27 @@ run that is not there has a row that says so: nothing is dropped, filled in or a
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, get_args
 
 import pandas as pd
 
+from aggregate.text import counted
 from jobs.cell import Cell, Recipe, Reinit, canonical, treatment_name
-from jobs.result import DivergedRun, Failure, RunResult
+from jobs.found import Found, State
+from jobs.plan import PlannedCell
+from jobs.result import DivergedRun, RunResult
+from jobs.store import Failures
 
-Status = Literal["done", "diverged", "contradictory", "failed", "missing"]
-STATUSES: Final[tuple[Status, ...]] = ("done", "diverged", "contradictory", "failed", "missing")
+STATUSES: Final[tuple[State, ...]] = get_args(State)
 """What became of a run.
 
 - `done`: it has a score. Only these enter a mean.
 - `diverged`: its loss stopped being finite, which is a result, and has no score.
-- `contradictory`: two results of one numerics version disagree, so that neither is believed.
+- `contradictory`: results of one numerics version disagree, so that none is believed.
 - `failed`: no result, but the record of an attempt. `missing`: neither.
 """
-
-Run = tuple[str, int]
-"""A run by (cell digest, seed)."""
-
-
-class Planned(Protocol):
-    """A cell of a study's plan."""
-
-    @property
-    def cell(self) -> Cell: ...  # noqa: D102
-    @property
-    def seeds(self) -> Sequence[int]: ...  # noqa: D102
-    @property
-    def families(self) -> Sequence[str]: ...  # noqa: D102
-
 
 DTYPES: Final[dict[str, str]] = {
     "study": "string",
@@ -83,53 +71,40 @@ DTYPES: Final[dict[str, str]] = {
 
 
 def frame(
-    planned: Iterable[Planned],
-    results: Mapping[Run, RunResult | DivergedRun],
-    failures: Iterable[Failure] = (),
+    planned: Iterable[PlannedCell],
+    found: Mapping[str, Found],
+    failures: Mapping[str, Failures] = MappingProxyType({}),
     *,
     study: str,
-    contradictions: Collection[Run] = (),
 ) -> pd.DataFrame:
     """One row per run, cells in the order of the plan, in each cell planned seeds first.
 
     Args:
         planned: the study's cells with their seeds.
-        results: the accepted result of each run; results of other cells are left out.
-        failures: records of attempts, of which the latest explains a run without a result.
+        found: what the store has of each cell, by digest; other cells are left out.
+        failures: records of attempts by digest, of which the latest explains a run without a result.
         study: the study's name.
-        contradictions: runs of which two results disagree.
     """
-    reasons = {(failure.digest, failure.seed): failure.reason for failure in sorted(failures, key=_failed_at)}
-    found: dict[str, list[int]] = {}
-    for digest, seed in sorted({*results, *contradictions}):
-        found.setdefault(digest, []).append(seed)
     records = []
     for entry in planned:
-        of_cell = {"study": study, "families": tuple(entry.families)} | _cell_columns(entry.cell)
         digest = entry.cell.digest
-        for seed in dict.fromkeys([*entry.seeds, *found.get(digest, [])]):
-            record = of_cell | {"seed": seed, "planned": seed in entry.seeds}
-            if (digest, seed) in contradictions:
-                record["status"] = "contradictory"
-            elif (result := results.get((digest, seed))) is not None:
+        has = found.get(digest, Found(digest))
+        attempts = failures.get(digest, Failures()).records
+        of_cell = {"study": study, "families": entry.families} | _cell_columns(entry.cell)
+        for seed in dict.fromkeys([*entry.seeds, *sorted(has.done)]):
+            record: dict[str, Any] = {"seed": seed, "planned": seed in entry.seeds, "status": has.state(seed, attempts)}
+            if (result := has.results.get(seed)) is not None:
                 record |= _result_columns(result)
-            else:
-                reason = reasons.get((digest, seed), reasons.get((digest, None)))
-                record |= {"status": "missing" if reason is None else "failed", "reason": reason}
-            records.append(record)
+            elif record["status"] == "failed":
+                record["reason"] = [each.reason for each in attempts if each.seed in (seed, None)][-1]
+            records.append(of_cell | record)
     return _typed(records)
-
-
-def _failed_at(failure: Failure) -> datetime:
-    return failure.failed_at
 
 
 def _typed(records: list[dict[str, Any]]) -> pd.DataFrame:
     metrics = sorted({name for record in records for name in record if name.startswith("metrics.")})
     dtypes = DTYPES | dict.fromkeys(metrics, "Float64")
-    columns = {
-        name: pd.Series([record.get(name) for record in records], dtype=dtype) for name, dtype in dtypes.items()
-    }
+    columns = {name: pd.Series([record.get(name) for record in records], dtype=dtype) for name, dtype in dtypes.items()}
     return pd.DataFrame(columns)
 
 
@@ -155,9 +130,11 @@ def _cell_columns(cell: Cell) -> dict[str, Any]:
     }
 
 
+_LOSS: Final = {"nan": "not a number", "inf": "infinite", "-inf": "minus infinity"}
+
+
 def _result_columns(result: RunResult | DivergedRun) -> dict[str, Any]:
-    columns = {
-        "status": result.status,
+    columns: dict[str, Any] = {
         "wall_seconds": result.wall_seconds,
         "gpu_seconds": result.gpu_seconds,
         "numerics": result.provenance.numerics,
@@ -166,13 +143,14 @@ def _result_columns(result: RunResult | DivergedRun) -> dict[str, Any]:
         "finished_at": result.finished_at,
     }
     if isinstance(result, DivergedRun):
-        return columns | {"steps": result.diverged_step, "reason": f"loss {result.loss} after {result.diverged_step} steps"}
+        reason = f"the loss was {_LOSS[result.loss]} after {counted(result.diverged_step, 'step')}"
+        return columns | {"steps": result.diverged_step, "reason": reason}
     metrics = {f"metrics.{name}": value for name, value in result.metrics.items()}
     return columns | {"steps": result.steps, "score": result.score} | metrics
 
 
 def preserved_layers(cell: Cell) -> int | None:
-    """k where exactly the layers k, k + 1, ... up to the top are redrawn (all of them pretrained: k = depth)."""
+    """The k such that exactly the layers k, k + 1, ... up to the top are redrawn; k = depth where none is."""
     if not isinstance(cell.treatment, Reinit):
         return None
     depth = cell.model.layers

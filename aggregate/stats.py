@@ -67,9 +67,7 @@ class Paired:
     """Seeds of the compared cell that have no baseline, so that no difference counts them."""
 
 
-def paired_difference(
-    scores: Mapping[int, float], baseline: Mapping[int, float], level: float = LEVEL
-) -> Paired:
+def paired_difference(scores: Mapping[int, float], baseline: Mapping[int, float], level: float = LEVEL) -> Paired:
     """Mean of `scores[seed] - baseline[seed]` with its t interval.
 
     Two conditions at one seed share the training subset, the classifier's start and the order of the data, so their

@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from aggregate.frame import STATUSES, Status
+from aggregate.frame import STATUSES
 from aggregate.stats import Interval, Paired, differences, interval_over_units, paired_difference
+from aggregate.text import counted
+from jobs.found import State
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class CellSummary:
     is_plain: bool
     planned: int
     """Units planned: seeds, or for a row over permutations orders."""
-    runs: dict[Status, int]
+    runs: dict[State, int]
     """What became of the planned runs."""
     score: Interval
     difference: Paired | None
@@ -66,10 +68,10 @@ class Provenances:
     @property
     def mixed(self) -> tuple[str, ...]:
         """One sentence for each kind of which there is more than one; empty where all results have the same."""
-        kinds = {"git commits": self.git_commits, "images": self.images, "numerics versions": self.numerics}
+        kinds = {"git commit": self.git_commits, "image": self.images, "numerics version": self.numerics}
         return tuple(
-            f"Mixed provenance: {len(counts)} {kind}: "
-            + ", ".join(f"{name} ({count} runs)" for name, count in counts.items())
+            f"Mixed provenance: {counted(len(counts), kind)}: "
+            + ", ".join(f"{name} ({counted(count, 'run')})" for name, count in counts.items())
             for kind, counts in kinds.items()
             if len(counts) > 1
         )
@@ -102,9 +104,7 @@ class Setting:
 
 def summarise(frame: pd.DataFrame) -> list[Setting]:
     """All settings of the frame, in its order; within one, cells in its order, then a row over permutations."""
-    return [
-        _setting(runs) for _, runs in frame.groupby(["context", "size"], sort=False, observed=True) if len(runs)
-    ]
+    return [_setting(runs) for _, runs in frame.groupby(["context", "size"], sort=False, observed=True) if len(runs)]
 
 
 def scores_by_seed(runs: pd.DataFrame) -> dict[int, float]:
@@ -113,7 +113,7 @@ def scores_by_seed(runs: pd.DataFrame) -> dict[int, float]:
     return {int(seed): float(score) for seed, score in zip(done["seed"], done["score"], strict=True)}
 
 
-def count_statuses(runs: pd.DataFrame) -> dict[Status, int]:
+def count_statuses(runs: pd.DataFrame) -> dict[State, int]:
     """How many of the planned runs have each status, all statuses named."""
     counts = runs.loc[runs["planned"], "status"].value_counts()
     return {status: int(counts.get(status, 0)) for status in STATUSES}

@@ -24,6 +24,12 @@ NONE = "–"
 """Stands where there is no number."""
 
 
+HEADER = (
+    "treatment", "cell", "kept", "n", "mean", "95% interval", "sd", "difference", "95% interval", "pairs", "marks",
+)  # fmt: skip
+"""`kept` counts preserved layers; `difference` is to plain finetuning, with its own interval and number of pairs."""
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A table of strings, not yet escaped."""
@@ -44,11 +50,9 @@ def setting_sheets(frame: pd.DataFrame) -> list[Sheet]:
 
 
 def _setting_sheet(setting: Setting) -> Sheet:
-    header = ("treatment", "cell", "kept", "n", "mean", "95% interval", "sd")
-    header += ("difference", "95% interval", "pairs", "marks")
     return Sheet(
         title=f"{setting.title}: {setting.metric}",
-        header=header,
+        header=HEADER,
         rows=tuple(_cell_row(cell) for cell in setting.cells),
         numeric=frozenset(range(2, 10)),
         loud=frozenset(index for index, cell in enumerate(setting.cells) if cell.holes),
@@ -59,8 +63,8 @@ def _setting_sheet(setting: Setting) -> Sheet:
 def _cell_row(cell: CellSummary) -> tuple[str, ...]:
     kept = NONE if cell.preserved_layers is None else str(cell.preserved_layers)
     score = cell.score
-    start = (cell.treatment, cell.digest[:8] or NONE, kept, _n(cell))
-    start += (number(score.mean), bounds(score), number(score.sd))
+    which = (cell.treatment, cell.digest[:8] or NONE, kept, _n(cell))
+    start = (*which, number(score.mean), bounds(score), number(score.sd))
     if cell.is_plain:
         return (*start, "baseline", NONE, NONE, "; ".join(cell.marks))
     if cell.difference is None:
@@ -82,34 +86,29 @@ def _setting_notes(setting: Setting) -> tuple[str, ...]:
     if any(cell.unit == "order" for cell in setting.cells):
         lines.append("Mean over orders: seeds averaged first, n counts orders, the interval is over orders.")
     if holes := sum(cell.holes for cell in setting.cells if cell.unit == "seed"):
-        lines.append(f"INCOMPLETE: {holes} planned runs have no score and are in no number; see marks.")
+        lines.append(f"INCOMPLETE: planned runs without a score: {holes}. They are in no number; see marks.")
     if setting.unplanned:
-        lines.append(f"{setting.unplanned} results of seeds outside the plan are in no number.")
+        lines.append(f"Results of seeds outside the plan, in no number: {setting.unplanned}.")
     return (*lines, *setting.provenances.mixed)
 
 
 def coverage_sheet(frame: pd.DataFrame, extras: Extras) -> Sheet:
     """Coverage as a sheet: each count with its share, and every hole named below."""
-    table = coverage(frame)
-    counts = table[["planned", *STATUSES]].to_dict("records")
+    table = _records(coverage(frame))
     rows = []
-    for where, count, row in zip(
-        table[["model", "task", "size", "recipe", "family"]].to_dict("records"),
-        counts,
-        table.to_dict("records"),
-        strict=True,
-    ):
+    for row in table:
         shares = [
-            f"{count[status]} ({row[f'{status}_percent']:.1f}%)" if status == "done" or count[status] else "0"
+            f"{row[status]} ({row[f'{status}_percent']:.1f}%)" if status == "done" or row[status] else "0"
             for status in STATUSES
         ]
-        rows.append((*(str(value) for value in where.values()), str(count["planned"]), *shares))
+        where = [row[name] for name in ("model", "task", "size", "recipe", "family")]
+        rows.append((*where, str(row["planned"]), *shares))
     return Sheet(
         title="Coverage",
         header=("model", "task", "size", "recipe", "family", "planned", *STATUSES),
         rows=tuple(rows),
         numeric=frozenset(range(5, 6 + len(STATUSES))),
-        loud=frozenset(index for index, count in enumerate(counts) if count["done"] < count["planned"]),
+        loud=frozenset(index for index, row in enumerate(table) if row["done"] < row["planned"]),
         notes=tuple(notes(frame, extras)),
     )
 
@@ -183,8 +182,8 @@ def _latex_table(sheet: Sheet) -> str:
 
 def to_rich(sheet: Sheet) -> Table:
     """A table for the terminal: every cell is a `Text`, so nothing in it is markup, and loud rows are red."""
-    table = Table(title=Text(prose(sheet.title)), caption=Text("\n".join(map(prose, sheet.notes))), title_justify="left")
-    table.caption_justify = "left"
+    title, caption = Text(prose(sheet.title)), Text("\n".join(map(prose, sheet.notes)))
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column, name in enumerate(sheet.header):
         table.add_column(Text(name), justify="right" if column in sheet.numeric else "left")
     for index, row in enumerate(sheet.rows):
@@ -198,8 +197,7 @@ def table_csv(frame: pd.DataFrame) -> str:
 
 
 def _flat(setting: Setting, cell: CellSummary) -> dict[str, object]:
-    difference = None if cell.difference is None else cell.difference
-    pairs = Interval(None, None, None, 0, None) if difference is None else difference.interval
+    pairs = Interval(None, None, None, 0, None) if cell.difference is None else cell.difference.interval
     return {
         "model": setting.model,
         "task": setting.task,
@@ -226,7 +224,7 @@ def _flat(setting: Setting, cell: CellSummary) -> dict[str, object]:
         "difference_high": pairs.high,
         "difference_sd": pairs.sd,
         "pairs": pairs.n,
-        **{f"runs_{status}": count for status, count in cell.runs.items()},
+        **{f"runs_{status}": cell.runs[status] for status in STATUSES},
         "marks": "; ".join(cell.marks),
         "notes": " ".join(setting.provenances.mixed),
     }
@@ -235,9 +233,13 @@ def _flat(setting: Setting, cell: CellSummary) -> dict[str, object]:
 def runs_csv(frame: pd.DataFrame) -> str:
     """The frame itself as CSV, a row per run; timestamps in ISO 8601, lists joined by semicolons."""
     return to_csv(
-        [{name: _field(value) for name, value in row.items()} for row in frame.to_dict("records")],
+        [{name: _field(value) for name, value in row.items()} for row in _records(frame)],
         header=[str(name) for name in frame.columns],
     )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _field(value: Any) -> object:
@@ -250,7 +252,7 @@ def _field(value: Any) -> object:
 
 def coverage_csv(frame: pd.DataFrame) -> str:
     """`coverage` as CSV."""
-    return to_csv([{str(name): value for name, value in row.items()} for row in coverage(frame).to_dict("records")])
+    return to_csv(_records(coverage(frame)))
 
 
 def to_csv(records: Sequence[Mapping[str, object]], header: Sequence[str] = ()) -> str:

@@ -10,14 +10,12 @@ _WIDEST = 200
 
 
 def visible(text: str) -> str:
-    """Every character that would not show or would move its neighbours, by its escape: newline as `\\n`.
+    r"""Every character that would not show or would move its neighbours, by its escape: newline as `\n`.
 
     Covers control characters, escape codes, line and paragraph separators, bidirectional overrides, zero-width
     characters and lone surrogates.
     """
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
-    )
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def prose(text: str) -> str:
@@ -30,6 +28,11 @@ def clipped(text: str, width: int = _WIDEST) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`, `3,291 runs`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 _MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "\\": "&#92;"} | {
     char: "\\" + char for char in "`*[]~$"
 }
@@ -39,10 +42,12 @@ def markdown(text: str) -> str:
     """Text inside a cell or a list item of GitHub-flavoured Markdown.
 
     The characters that end a cell or open HTML are entities, which hold in every renderer; an underscore inside a
-    word is already literal.
+    word is already literal. What would open a list or a heading at the start is escaped there.
     """
     escaped = "".join(_MARKDOWN.get(char, char) for char in visible(text))
-    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", escaped)
+    escaped = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", escaped)
+    escaped = re.sub(r"^\s*([#+-])(?!\d)", r"\\\1", escaped)
+    return re.sub(r"^\s*(\d+)([.)])(?=\s|$)", r"\1\\\2", escaped)
 
 
 _LATEX = {
@@ -53,7 +58,6 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': "{''}",  # active under babel, and \textquotedbl does not exist in every font encoding
-    "'": r"\textquotesingle{}",
     "`": r"\textasciigrave{}",
     # Right after a `\\` these would be its arguments: the length of a gap, and its star.
     "[": "{[}",

@@ -1,8 +1,8 @@
 """`Cell`, the one noun: everything that can move a score, nothing else, and no seed. Read this file first.
 
-Law: a cell's identity is its content. `Cell.digest` is the sha256 of the canonical JSON of all fields of schema 1;
-names are for people and are never parsed. A field added later declares in `AS_BEFORE` the one value that means "as
-before" and is left out of the digest at exactly that value, for ever.
+Law: a cell's identity is its content. `Cell.digest` is the sha256 of the canonical JSON of all fields of
+schema 1; names are for people and are never parsed. A field added later declares in `AS_BEFORE` the one value that
+means "as before" and is left out of the digest at exactly that value, for ever.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ Layers = tuple[NonNegativeInt, ...]
 Init = Literal["truncated_normal", "released", "normal", "architecture"]
 """How a layer is redrawn.
 
-- `truncated_normal`: weights from N(0, .02) cut at 2 sd (sd of the draws .0176), biases 0, norms 1 and 0: the paper.
-- `released`: weights from `truncnorm(-.04, .04, scale=.02)`, so within 8e-4 (sd 4.6e-4), biases kept, norms 1 and 0:
-  the authors' code, where the bounds were meant as values and SciPy reads them as standard deviations.
+- `truncated_normal`: weights from N(0, .02) cut at 2 sd (sd of the draws .0176), biases 0, norms 1 and 0: the
+  paper.
+- `released`: weights from `truncnorm(-.04, .04, scale=.02)`, so within 8e-4 (sd 4.6e-4), biases kept, norms 1 and
+  0: the authors' code, where the bounds were meant as values and SciPy reads them as standard deviations.
 - `normal`: weights from N(0, .02), biases 0, norms 1 and 0 (Zhang et al. 2021).
 - `architecture`: the model's own initialisation, `_init_weights`.
 """
@@ -50,7 +51,7 @@ class Model(Frozen):
     """A pretrained network by name and content."""
 
     name: str = Field(min_length=1)
-    """Hub id (`google-bert/bert-base-uncased`), `package:DISTRIBUTION`, or any name that the site maps to a folder."""
+    """Hub id (`google-bert/bert-base-uncased`), `package:DISTRIBUTION`, or a name that the site maps to a folder."""
     revision: Commit | Sha256
     """Hub commit, or sha256 of the safetensors weights."""
     layers: Annotated[int, Field(ge=1, le=1000)]
@@ -58,7 +59,8 @@ class Model(Frozen):
 
 
 def _sorted_layers(layers: tuple[int, ...]) -> tuple[int, ...]:
-    if repeated := sorted({index for index in layers if layers.count(index) > 1}):
+    if len(set(layers)) < len(layers):
+        repeated = sorted({index for index in layers if layers.count(index) > 1})
         raise ValueError(f"each layer at most once, got {repeated} more than once")
     return tuple(sorted(layers))
 
@@ -82,7 +84,7 @@ class Reinit(Frozen):
 
 
 class Permute(Frozen):
-    """Depth i holds pretrained layer `order[i]`; parameters move, nothing is redrawn, everything is finetuned."""
+    """Depth i holds pretrained layer `order[i]`; parameters move, nothing is redrawn, all is finetuned."""
 
     kind: Literal["permute"] = "permute"
     order: tuple[NonNegativeInt, ...]
@@ -120,7 +122,7 @@ class Truncate(Frozen):
 Treatment = Annotated[Reinit | Permute | Probe | Truncate, Field(discriminator="kind")]
 
 SCIENCE: Final[dict[str, int]] = {"reinit": 1, "permute": 1, "probe": 1, "truncate": 1}
-"""Science version of each kind of treatment: raised when a fix moves scores, so that old results stop counting."""
+"""Science version of each kind of treatment: raised when a fix moves scores; old results then stop counting."""
 
 
 class Epochs(Frozen):
@@ -191,7 +193,7 @@ class Cell(Frozen):
     @field_validator("treatment")
     @classmethod
     def _one_plain_finetuning(cls, treatment: Treatment, info: ValidationInfo) -> Treatment:
-        """A `Reinit` of no layers and the identity order are plain finetuning, one cell however they were written."""
+        """A `Reinit` of no layers and the identity order are plain finetuning: one cell, however written."""
         model = info.data.get("model")
         if isinstance(treatment, Reinit) and not treatment.layers:
             return Reinit()
@@ -205,21 +207,22 @@ class Cell(Frozen):
     def _size_below_rows(cls, size: Size, info: ValidationInfo) -> Size:
         task = info.data.get("task")
         if isinstance(task, Task) and size != "full" and size >= task.train_rows:
-            raise ValueError(f"size {size} is not below the {task.train_rows} training rows of {task.name}; say full")
+            rows = task.train_rows
+            raise ValueError(f"size {size} is not below the {rows} training rows of {task.name}; say full")
         return size
 
     @model_validator(mode="after")
     def _fits_the_model(self) -> Cell:
-        depth, treatment = self.model.layers, self.treatment
+        depth, treatment, name = self.model.layers, self.treatment, self.model.name
         if isinstance(treatment, Reinit):
             for field in ("layers", "frozen_layers"):
                 if wrong := [index for index in getattr(treatment, field) if index >= depth]:
-                    raise ValueError(f"{field} {wrong} not in {self.model.name}, which has layers 0..{depth - 1}")
+                    raise ValueError(f"{field} {wrong} not in {name}, which has layers 0..{depth - 1}")
         elif isinstance(treatment, Permute):
             if len(treatment.order) != depth:
-                raise ValueError(f"order has {len(treatment.order)} entries, {self.model.name} has {depth} layers")
+                raise ValueError(f"order has {len(treatment.order)} entries, {name} has {depth} layers")
         elif treatment.depth > depth:
-            raise ValueError(f"depth {treatment.depth} is more than the {depth} layers of {self.model.name}")
+            raise ValueError(f"depth {treatment.depth} is more than the {depth} layers of {name}")
         return self
 
     @cached_property
@@ -259,22 +262,21 @@ class Cell(Frozen):
 
     @property
     def is_baseline(self) -> bool:
-        """Whether others are compared with it: nothing redrawn (k = all), or every layer redrawn and nothing else."""
+        """Whether others are compared with it: nothing redrawn (k = all), or every layer and nothing else."""
         treatment = self.treatment
-        if not isinstance(treatment, Reinit):
+        if not isinstance(treatment, Reinit) or len(treatment.layers) not in (0, self.model.layers):
             return False
-        plain = Reinit(layers=treatment.layers, init=treatment.init, pooler=treatment.pooler)
-        return treatment == plain and len(treatment.layers) in (0, self.model.layers)
+        return treatment == Reinit(layers=treatment.layers, init=treatment.init, pooler=treatment.pooler)
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""Seed of one run: fixes subset, redraw, classifier, order and dropout, each through a named stream of its own."""
+"""Seed of one run: fixes subset, redraw, classifier, order and dropout, each through its own named stream."""
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 def canonical(value: object) -> bytes:
-    """Canonical JSON: sorted keys, no blanks, UTF-8, shortest float repr, -0.0 as 0.0, NaN and infinities refused."""
+    """Canonical JSON: sorted keys, no blanks, UTF-8, shortest float repr, -0.0 as 0.0, no NaN or infinity."""
 
     def plain(item: object) -> object:
         if isinstance(item, float):
@@ -285,8 +287,8 @@ def canonical(value: object) -> bytes:
             return [plain(inner) for inner in item]
         return item
 
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8")
+    sorted_text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return sorted_text.encode("utf-8")
 
 
 def layer_ranges(layers: tuple[int, ...]) -> str:
@@ -310,7 +312,7 @@ def treatment_name(treatment: Treatment) -> str:
     if isinstance(treatment, Permute):
         order = "_".join(map(str, treatment.order))
         name = f"permute-{order}"
-        return name if len(name) <= _LONGEST_NAME else f"permute-{order[:_LONGEST_NAME - 10].rstrip('_')}"
+        return name if len(name) <= _LONGEST_NAME else f"permute-{order[: _LONGEST_NAME - 10].rstrip('_')}"
     if isinstance(treatment, Probe | Truncate):
         options = [str(treatment.depth)]
         if isinstance(treatment, Probe):

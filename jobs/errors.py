@@ -1,12 +1,10 @@
 """Errors as part of the product: each says where, what was expected, what came, what is allowed, what to do.
 
-Law: every error a user can cause is a `ReinitError`; its class decides the exit code, the same on a laptop and in a
-pod. Exit codes 64, 65 and 78 are never retried by a generated Job, 75 is.
+Law: every error a user can cause is a `ReinitError`; its class decides the exit code, the same on a laptop and
+in a pod. Exit codes 64, 65 and 78 are never retried by a generated Job, 75 is.
 """
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 
 class ReinitError(Exception):
@@ -21,7 +19,7 @@ class ReinitError(Exception):
         remedy: what to do next, as a sentence or a command.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import replace
 from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -58,6 +59,7 @@ SeedPlan = Annotated[int, Field(ge=1, le=10_000)] | Listed[Seed]
 class Family(Frozen):
     """What every family says: where it runs, with which seeds, under which name."""
 
+    family: str
     name: Name | None = None
     """What tables and figures call it; the kind of family if left out."""
     tasks: Listed[str] | All = "all"
@@ -72,15 +74,32 @@ class Family(Frozen):
     @property
     def label(self) -> str:
         """The name, or the kind of family where none is given."""
-        return self.name or str(self.model_dump(include={"family"})["family"])
+        return self.name or self.family
 
     def treatments(self, depth: int) -> Iterator[Treatment]:
         """What is done to a network of `depth` layers, in the order of the tables."""
         raise NotImplementedError
 
     def misfits(self, depth: int) -> Iterator[Mistake]:
-        """What does not fit a network of `depth` layers; places are relative to the family."""
+        """What does not fit a network of `depth` layers, or itself; places are relative to the family."""
+        yield from self._unseeded()
+        yield from self._beyond(depth)
+
+    def _beyond(self, depth: int) -> Iterator[Mistake]:
+        """Layers and orders that a network of `depth` layers does not have."""
         raise NotImplementedError
+
+    def _unseeded(self) -> Iterator[Mistake]:
+        """Seeds by size that do not match the sizes."""
+        if not isinstance(self.seeds, dict):
+            return
+        sizes = [str(size) for size in self.sizes]
+        for key in self.seeds:
+            if key not in (*sizes, "default"):
+                yield Mistake(("seeds", key), f"{key} is no size here", allowed=", ".join([*sizes, "default"]))
+        if lacking := [size for size in sizes if size not in self.seeds and "default" not in self.seeds]:
+            problem = f"no seeds for size {', '.join(lacking)}"
+            yield Mistake(("seeds",), problem, expected="each size, or `default`")
 
     def seeds_at(self, size: Size) -> tuple[int, ...]:
         """The seeds of every cell of that size."""
@@ -99,7 +118,7 @@ def _above(field: str, values: Iterable[int] | All, most: int, depth: int) -> It
     for index, value in enumerate(() if values == "all" else values):
         if value > most:
             problem = f"{value} does not fit a model of {depth} layers"
-            yield Mistake((field, index), problem, expected=f"at most {most}", got=value)
+            yield Mistake((field, index), problem, expected=f"at most {most}")
 
 
 class _Redraw(Family):
@@ -113,15 +132,16 @@ class _Redraw(Family):
     """Learning rate of the redrawn layers over that of the rest."""
     pooler: Pooler = _REINIT.pooler
     """Whether the pooler is redrawn too."""
-    frozen_layers: Layers = _REINIT.frozen_layers
+    frozen_layers: Annotated[Layers, AfterValidator(_each_once)] = _REINIT.frozen_layers
     """Layers that are never trained."""
 
-    def layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
+    def _layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
         """The layers that each cell redraws."""
         raise NotImplementedError
 
     def treatments(self, depth: int) -> Iterator[Treatment]:
-        for layers in self.layer_sets(depth):
+        """One `Reinit` for each set of layers."""
+        for layers in self._layer_sets(depth):
             yield Reinit(
                 layers=tuple(layers),
                 init=self.init,
@@ -131,7 +151,7 @@ class _Redraw(Family):
                 frozen_layers=self.frozen_layers,
             )
 
-    def misfits(self, depth: int) -> Iterator[Mistake]:
+    def _beyond(self, depth: int) -> Iterator[Mistake]:
         yield from _above("frozen_layers", self.frozen_layers, depth - 1, depth)
 
 
@@ -142,12 +162,12 @@ class Progressive(_Redraw):
     preserved: Listed[NonNegativeInt] | All = "all"
     """The k's; all means every k from the model's depth (plain finetuning) down to 0."""
 
-    def layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
+    def _layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
         for preserved in range(depth, -1, -1) if self.preserved == "all" else self.preserved:
             yield range(preserved, depth)
 
-    def misfits(self, depth: int) -> Iterator[Mistake]:
-        yield from super().misfits(depth)
+    def _beyond(self, depth: int) -> Iterator[Mistake]:
+        yield from super()._beyond(depth)
         yield from _above("preserved", self.preserved, depth, depth)
 
 
@@ -157,14 +177,15 @@ class _Blocks(_Redraw):
     starts: Listed[NonNegativeInt] | All = "all"
     """The first layer of each block."""
 
-    def blocks(self, depth: int) -> Iterator[range]:
+    def _blocks(self, depth: int) -> Iterator[range]:
         for start in range(depth - self.width + 1) if self.starts == "all" else self.starts:
             yield range(start, start + self.width)
 
-    def misfits(self, depth: int) -> Iterator[Mistake]:
-        yield from super().misfits(depth)
+    def _beyond(self, depth: int) -> Iterator[Mistake]:
+        yield from super()._beyond(depth)
         if self.width > depth:
-            yield from _above("width", [self.width], depth, depth)
+            problem = f"blocks of {self.width} do not fit a model of {depth} layers"
+            yield Mistake(("width",), problem, expected=f"at most {depth}")
         else:
             yield from _above("starts", self.starts, depth - self.width, depth)
 
@@ -174,8 +195,8 @@ class Block(_Blocks):
 
     family: Literal["block"] = "block"
 
-    def layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
-        yield from self.blocks(depth)
+    def _layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
+        yield from self._blocks(depth)
 
 
 class InverseBlock(_Blocks):
@@ -183,8 +204,8 @@ class InverseBlock(_Blocks):
 
     family: Literal["inverse-block"] = "inverse-block"
 
-    def layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
-        for block in self.blocks(depth):
+    def _layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
+        for block in self._blocks(depth):
             yield (layer for layer in range(depth) if layer not in block)
 
 
@@ -195,12 +216,12 @@ class Single(_Redraw):
     layers: Listed[NonNegativeInt] | All = "all"
     """Which layers, each in a cell of its own."""
 
-    def layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
+    def _layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
         for layer in range(depth) if self.layers == "all" else self.layers:
             yield (layer,)
 
-    def misfits(self, depth: int) -> Iterator[Mistake]:
-        yield from super().misfits(depth)
+    def _beyond(self, depth: int) -> Iterator[Mistake]:
+        yield from super()._beyond(depth)
         yield from _above("layers", self.layers, depth - 1, depth)
 
 
@@ -211,7 +232,7 @@ class Alternate(_Redraw):
     which: Literal["even", "odd", "both"] = "both"
     """Redraw layers 0, 2, 4 ..., or 1, 3, 5 ..., or each in a cell of its own."""
 
-    def layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
+    def _layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
         if self.which != "odd":
             yield range(0, depth, 2)
         if self.which != "even":
@@ -222,17 +243,17 @@ class LayerSets(_Redraw):
     """Redraw the listed sets of layers."""
 
     family: Literal["reinit"] = "reinit"
-    layers: Listed[Layers]
+    layers: Listed[Annotated[Layers, AfterValidator(_each_once)]]
     """One list of layers for each cell; an empty one is plain finetuning."""
 
-    def layer_sets(self, depth: int) -> Iterator[Iterable[int]]:
+    def _layer_sets(self, depth: int) -> Iterator[Iterable[int]]:  # noqa: ARG002
         yield from self.layers
 
-    def misfits(self, depth: int) -> Iterator[Mistake]:
-        yield from super().misfits(depth)
+    def _beyond(self, depth: int) -> Iterator[Mistake]:
+        yield from super()._beyond(depth)
         for index, layers in enumerate(self.layers):
             for mistake in _above("layers", layers, depth - 1, depth):
-                yield Mistake(("layers", index, mistake.loc[-1]), mistake.problem, mistake.expected, mistake.got)
+                yield replace(mistake, loc=("layers", index))
 
 
 class Permutation(Family):
@@ -251,10 +272,12 @@ class Permutation(Family):
         return self
 
     def treatments(self, depth: int) -> Iterator[Treatment]:
-        for order in self.orders or [released_order(seed, depth) for seed in range(1, (self.released or 0) + 1)]:
+        """One `Permute` for each order."""
+        drawn = (released_order(seed, depth) for seed in range(1, (self.released or 0) + 1))
+        for order in self.orders or drawn:
             yield Permute(order=order)
 
-    def misfits(self, depth: int) -> Iterator[Mistake]:
+    def _beyond(self, depth: int) -> Iterator[Mistake]:
         for index, order in enumerate(self.orders or ()):
             if sorted(order) != list(range(depth)):
                 problem = f"not an order of {depth} layers"
@@ -278,6 +301,7 @@ class Probing(Family):
     """Dropout in the frozen encoder while the classifier trains."""
 
     def treatments(self, depth: int) -> Iterator[Treatment]:
+        """One `Probe` for each depth."""
         for kept in range(1, depth + 1) if self.depths == "all" else self.depths:
             yield Probe(
                 depth=kept,
@@ -287,7 +311,7 @@ class Probing(Family):
                 encoder_dropout=self.encoder_dropout,
             )
 
-    def misfits(self, depth: int) -> Iterator[Mistake]:
+    def _beyond(self, depth: int) -> Iterator[Mistake]:
         yield from _above("depths", self.depths, depth, depth)
 
 
@@ -299,23 +323,16 @@ class Truncation(Family):
     """How many layers are kept; all means 1 to the model's depth."""
 
     def treatments(self, depth: int) -> Iterator[Treatment]:
+        """One `Truncate` for each depth."""
         for kept in range(1, depth + 1) if self.depths == "all" else self.depths:
             yield Truncate(depth=kept)
 
-    def misfits(self, depth: int) -> Iterator[Mistake]:
+    def _beyond(self, depth: int) -> Iterator[Mistake]:
         yield from _above("depths", self.depths, depth, depth)
 
 
 AnyFamily = Annotated[
-    Progressive
-    | Block
-    | InverseBlock
-    | Single
-    | Alternate
-    | LayerSets
-    | Permutation
-    | Probing
-    | Truncation,
+    Progressive | Block | InverseBlock | Single | Alternate | LayerSets | Permutation | Probing | Truncation,
     Field(discriminator="family"),
 ]
 

@@ -52,7 +52,7 @@ class RunError(ReinitError):
     def __init__(self, message: str, exit_code: int) -> None:
         """`message` is the worker's whole refusal, `exit_code` one of the documented ones."""
         super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  a worker's code, known only here
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ class Machine:
     threads: int
     gpus: tuple[str, ...] = ()
 
-    def environment(self, number: int, store: str, places: dict[str, str]) -> dict[str, str]:
+    def environment(self, number: int, store: str, places: dict[str, Path]) -> dict[str, str]:
         """Environment of worker `number`."""
         own = {
             "REINIT_STORE": store,
-            "REINIT_PLACES": json.dumps(places),
+            "REINIT_PLACES": json.dumps({name: str(path) for name, path in places.items()}),
             "REINIT_THREADS": str(self.threads),
             "OMP_NUM_THREADS": str(self.threads),
             "TOKENIZERS_PARALLELISM": "false",
@@ -195,7 +195,7 @@ def _output(pipe: IO[str] | None) -> Iterator[str]:
 
 
 def run_locally(
-    runs: Sequence[Run], store: str, places: dict[str, str], machine: Machine, log_folder: Path, console: Console
+    runs: Sequence[Run], store: str, places: dict[str, Path], machine: Machine, log_folder: Path, console: Console
 ) -> Summary:
     """Do every run; the store has each as soon as it is finished.
 

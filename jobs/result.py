@@ -1,7 +1,7 @@
 """What one run leaves behind: `RunResult`, its provenance, its place in the store.
 
-Law: a result embeds the whole cell, checks its own digest, and never holds NaN as a score: a run whose loss is not
-finite is a `DivergedRun`, a result of its own kind that counts as done (same seed and code diverge again).
+Law: a result embeds the whole cell, checks its own digest, and never holds NaN as a score: a run whose loss is
+not finite is a `DivergedRun`, a result of its own kind that counts as done (same seed and code diverge again).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Provenance(Frozen):
     """Where and with what a number was made; the fields that can move bits make up the numerics version."""
 
     git_commit: str = Field(min_length=1)
-    """Commit of this project's code, `+dirty` appended when the tree had changes; `unknown` outside a checkout."""
+    """Commit of this project's code, with `+dirty` when the tree had changes; `unknown` outside a checkout."""
     image: str | None
     """Container image by digest, None outside a container."""
     versions: dict[str, str]
-    """Versions of Python and of the libraries that compute: torch, transformers, deepspeed, numpy, tokenizers."""
+    """Versions of Python and of what computes: torch, transformers, deepspeed, numpy, tokenizers."""
     device: str
     """Device model, for example `NVIDIA H100 80GB HBM3` or the processor's name."""
     threads: PositiveInt
@@ -50,7 +50,8 @@ class Provenance(Frozen):
     @property
     def numerics(self) -> str:
         """Twelve hex digits; equal seeds give equal bits within one numerics version."""
-        fields = self.model_dump(mode="json", include={"git_commit", "versions", "device", "threads", "world_size"})
+        moving = {"git_commit", "versions", "device", "threads", "world_size"}
+        fields = self.model_dump(mode="json", include=moving)
         return hashlib.sha256(canonical(fields)).hexdigest()[:12]
 
 
@@ -85,7 +86,7 @@ class _Run(Frozen):
 
     @property
     def science12(self) -> str:
-        """Hash of what was measured: equal for equal metrics and predictions, whoever computed them and when."""
+        """Hash of what was measured: equal for equal metrics and predictions, whoever computed them."""
         fields = self.model_dump(mode="json", include=self._measured())
         return hashlib.sha256(canonical(fields)).hexdigest()[:12]
 
@@ -111,8 +112,9 @@ class RunResult(_Run):
 
     @model_validator(mode="after")
     def _scores_the_whole_task(self) -> RunResult:
-        if self.cell.task.headline not in self.metrics:
-            raise ValueError(f"metrics lack the headline {self.cell.task.headline}, got {sorted(self.metrics)}")
+        headline = self.cell.task.headline
+        if headline not in self.metrics:
+            raise ValueError(f"metrics lack the headline {headline}, got {sorted(self.metrics)}")
         return self
 
     @property
@@ -148,7 +150,7 @@ class Failure(Frozen):
     digest: Digest
     seed: Seed | None
     """The run that failed; None when the attempt failed before any."""
-    attempt: str
+    attempt: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,252}$")]
     """Pod name, or host and process."""
     exit_code: int
     reason: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final, TypeVar, get_args
 
@@ -49,9 +49,10 @@ _EXPECTED: Final[dict[str, str]] = {
     "greater_than_equal": "a number of at least {ge}",
     "less_than": "a number below {lt}",
     "less_than_equal": "a number of at most {le}",
-    "too_short": "at least {min_length}",
-    "too_long": "at most {max_length}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
     "string_too_short": "a text that is not empty",
+    "string_too_long": "a text of at most {max_length} characters",
     "literal_error": "{expected}",
     "union_tag_not_found": "a mapping with the key {discriminator}",
 }
@@ -69,6 +70,10 @@ class Mistake:
     allowed: str | None = None
     remedy: str | None = None
 
+    def below(self, *parents: str | int) -> Mistake:
+        """The same mistake, its place seen from further up."""
+        return replace(self, loc=(*parents, *self.loc))
+
 
 def validated(model: type[_Model], document: Document, data: Mapping[str, Any] | None = None) -> _Model:
     """The document as a `model`; `data` stands in for the document's own where a reader has prepared it.
@@ -80,12 +85,10 @@ def validated(model: type[_Model], document: Document, data: Mapping[str, Any] |
     try:
         return model.model_validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
-        raise refusal(mistakes(model, given, error), document.where, document.source) from error
+        raise refusal(translated(model, given, error), document.where, document.source) from error
 
 
-def refusal(
-    found: Sequence[Mistake], where: Callable[[Loc], str] = path_text, source: str = "the study"
-) -> SpecError:
+def refusal(found: Sequence[Mistake], where: Callable[[Loc], str] = path_text, source: str = "the study") -> SpecError:
     """One error for all mistakes, at most one screen long."""
     errors = [
         SpecError(
@@ -112,7 +115,7 @@ def nearest(word: str, allowed: Iterable[str]) -> str | None:
     return f"did you mean `{close[0]}`?" if close else None
 
 
-def mistakes(model: type[BaseModel], data: object, error: ValidationError) -> list[Mistake]:
+def translated(model: type[BaseModel], data: object, error: ValidationError) -> list[Mistake]:
     """The validation error in the words of the file, one mistake for each place.
 
     A union reports each of its branches; they are one mistake, which expects any of them. Where one branch got
@@ -130,6 +133,8 @@ def mistakes(model: type[BaseModel], data: object, error: ValidationError) -> li
 
 
 def _mistake(model: type[BaseModel], loc: Loc, group: list[ErrorDetails]) -> Mistake:
+    # A branch that refused the value for its type was not the one that was meant, if another looked closer.
+    group = [each for each in group if not each["type"].endswith("_type")] or group
     first, field = group[0], path_text(loc[-1:])
     context = first.get("ctx", {})
     if first["type"] == "extra_forbidden":
@@ -144,7 +149,8 @@ def _mistake(model: type[BaseModel], loc: Loc, group: list[ErrorDetails]) -> Mis
         remedy = nearest(context["tag"], allowed.split(", "))
         return Mistake((*loc, key), f"unknown {key} `{context['tag']}`", allowed=allowed, remedy=remedy)
     expected = " or ".join(dict.fromkeys(map(_expectation, group)))
-    return Mistake(loc, f"wrong value for `{path_text(loc)}`", expected=expected, got=first["input"])
+    key = next((part for part in reversed(loc) if isinstance(part, str)), "")
+    return Mistake(loc, f"wrong value for `{key}`", expected=expected, got=first["input"])
 
 
 def _expectation(details: ErrorDetails) -> str:
@@ -167,8 +173,9 @@ def _file_loc(data: Any, details: ErrorDetails) -> Loc:
     *_, last = details["loc"] or ("",)
     found: list[str | int] = []
     for part in details["loc"]:
-        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and part in range(len(data))):
-            data = data[part]
+        here = data if isinstance(data, dict) else dict(enumerate(data)) if isinstance(data, list) else {}
+        if part in here:
+            data = here[part]
             found.append(part)
     if details["type"] == "missing":
         found.append(last)

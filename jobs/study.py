@@ -1,8 +1,8 @@
 """From a study file to a plan: ordered cells, each once, each with its seeds.
 
-Law: a study lists and a plan decides. Exclusion comes before any check of rows; a cell that families share runs
-once, with the union of their seeds; and baselines take every seed that a finetune beside them takes, so that each
-paired difference has both its sides.
+Law: exclusion comes before any check of rows; a cell that families share runs once, with the union of their
+seeds; and a baseline takes every seed that a finetune beside it takes, so that each paired difference has both
+its sides.
 """
 
 from __future__ import annotations
@@ -11,77 +11,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from jobs.cell import Cell, Model, Probe, Recipe, Size
+from jobs.cell import Cell, Model, Probe, Recipe, Size, Treatment
 from jobs.errors import SpecError
 from jobs.families import AnyFamily, Family
-from jobs.spec import Mistake, mistakes, nearest, refusal, validated
+from jobs.plan import Plan, PlannedCell
+from jobs.spec import Mistake, nearest, refusal, validated
 from jobs.tasks import GLUE, Frozen, Name, Task
 from jobs.yamlfile import Document, Loc, parse_yaml, read_yaml
 
-MOST_CELLS: Final = 1_000_000
-"""Cells a study may list before shared ones are merged: beyond this a number in it is a slip."""
-MOST_CANDIDATES: Final = 10
+MOST_CELLS: Final = 200_000
+"""Cells that the families may list together: beyond this a number in the study is a slip."""
 
-
-@dataclass(frozen=True, slots=True)
-class PlannedCell:
-    """A cell with the seeds it runs with and the families that list it."""
-
-    cell: Cell
-    seeds: tuple[int, ...]
-    """Ascending."""
-    families: tuple[str, ...]
-    """Labels, in the order of the study."""
-
-    @property
-    def is_finetune(self) -> bool:
-        """Whether the whole network is trained; a probe trains a classifier alone."""
-        return not isinstance(self.cell.treatment, Probe)
-
-
-class Plan(tuple[PlannedCell, ...]):
-    """All cells of a study, each once, in the order of the study."""
-
-    __slots__ = ()
-
-    @property
-    def runs(self) -> int:
-        """Cells times their seeds."""
-        return sum(len(planned.seeds) for planned in self)
-
-    @property
-    def finetunes(self) -> int:
-        """Runs that train a whole network."""
-        return sum(len(planned.seeds) for planned in self if planned.is_finetune)
-
-    @property
-    def finetune_steps(self) -> int:
-        """Optimiser steps of all finetunes."""
-        return sum(len(planned.seeds) * planned.cell.steps for planned in self if planned.is_finetune)
-
-    def find(self, prefix: str) -> PlannedCell:
-        """The one cell whose name or digest begins so.
-
-        Raises:
-            SpecError: no such cell, or several; names candidates.
-        """
-        found = [p for p in self if p.cell.name.startswith(prefix) or p.cell.digest.startswith(prefix)]
-        if len(found) == 1:
-            return found[0]
-        names = [planned.cell.name for planned in found or self]
-        shown = "\n            ".join(names[:MOST_CANDIDATES])
-        rest = len(names) - MOST_CANDIDATES
-        raise SpecError(
-            f"{len(found)} cells begin with {prefix!r}" if found else f"no cell begins with {prefix!r}",
-            expected="a prefix of exactly one cell's name or digest",
-            allowed=shown if rest <= 0 else f"{shown}\n            ... and {rest} more",
-            remedy=None if found else nearest(prefix, names),
-        )
+_WHICH: Final = {"name", "tasks", "sizes", "seeds", "recipe"} | {
+    "preserved", "starts", "layers", "depths", "orders", "released", "which",
+}  # fmt: skip
+"""Fields of families that say which cells and how often; all others say how a cell is treated."""
 
 
 class Selector(Frozen):
@@ -98,7 +48,7 @@ class Selector(Frozen):
             raise ValueError("a selector needs at least one of task, size, family")
         return self
 
-    def matches(self, place: _Place) -> bool:
+    def matches(self, place: Place) -> bool:
         """Whether the cells at this place are meant."""
         return (
             self.task in (None, place.task.name)
@@ -108,10 +58,11 @@ class Selector(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a family lists its treatments: one task at one size."""
+class Place:
+    """Where a family has its treatments: one task at one size."""
 
-    loc: Loc
+    index: int
+    """Of the family in the study."""
     family: Family
     task: Task
     size: Size
@@ -122,73 +73,64 @@ class Study(Frozen):
 
     name: Name
     title: Annotated[str, StringConstraints(pattern=r"^[^\n]+$", max_length=100)]
-    """One line for lists of studies."""
+    """One line, for lists of studies."""
     note: Annotated[str, Field(min_length=1)]
-    """What the study is and what it is not; printed with its tables."""
+    """What the study is and what it is not; stands beside its tables."""
     model: Model
     recipe: Recipe = Recipe()
+    """Every number of the training; what is left out is the paper's."""
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
-    """Names of built-in GLUE tasks, `{task: NAME, ...}` for one with changes, or whole definitions."""
+    """A built-in GLUE task by name, one with changes (`task: NAME` and what differs), or a whole definition."""
     families: Annotated[tuple[AnyFamily, ...], Field(min_length=1)]
+    """The cells, by the ways to list them."""
     include: tuple[Selector, ...] = ()
     """Keep only what one of these matches; empty keeps everything."""
     exclude: tuple[Selector, ...] = ()
     """Then drop what one of these matches."""
 
     def plan(self) -> Plan:
-        """The cells in the order of families, tasks, sizes and treatments, each once.
+        """The cells by family, task, size and treatment, each where it first comes.
 
         Raises:
-            SpecError: something in the study does not fit its model, its tasks or itself.
+            SpecError: the study does not fit its model, its tasks or itself.
         """
-        if found := self.mistakes:
-            raise refusal(found)
+        if self.mistakes:
+            raise refusal(self.mistakes)
         return self._planned
 
     @cached_property
     def mistakes(self) -> list[Mistake]:
-        """What does not fit together, though each part is right; empty for a good study."""
-        return [*_misnamed(self), *_misfits(self), *_mismatched(self)] or list(_oversized(self))
+        """What does not fit together where each part is right; empty in a good study."""
+        return [*_misnamed(self), *_misfits(self), *_misselected(self)] or [*_missized(self)]
 
     @cached_property
     def _planned(self) -> Plan:
         cells: dict[str, Cell] = {}
         seeds: dict[str, set[int]] = {}
-        families: dict[str, dict[str, None]] = {}
+        labels: dict[str, dict[str, None]] = {}
+        treatments = [tuple(family.treatments(self.model.layers)) for family in self.families]
         for place in _places(self):
-            for cell in _cells(self, place):
-                digest = cell.digest
-                cells.setdefault(digest, cell)
-                seeds.setdefault(digest, set()).update(place.family.seeds_at(place.size))
-                families.setdefault(digest, {})[place.family.label] = None
+            at_place = place.family.seeds_at(place.size)
+            for cell in _cells(self, place, treatments[place.index]):
+                cells.setdefault(cell.digest, cell)
+                seeds.setdefault(cell.digest, set()).update(at_place)
+                labels.setdefault(cell.digest, {})[place.family.label] = None
         _pair_baselines(cells, seeds)
         return Plan(
-            PlannedCell(cell, tuple(sorted(seeds[digest])), tuple(families[digest]))
-            for digest, cell in cells.items()
+            PlannedCell(cell, tuple(sorted(seeds[digest])), tuple(labels[digest])) for digest, cell in cells.items()
         )
 
 
-def _pair_baselines(cells: Mapping[str, Cell], seeds: Mapping[str, set[int]]) -> None:
-    """Give each baseline the seeds of all finetunes at its task, size and recipe."""
-    finetuned: dict[tuple[str, Size, Recipe], set[int]] = {}
-    for digest, cell in cells.items():
-        if not isinstance(cell.treatment, Probe):
-            finetuned.setdefault((cell.task.name, cell.size, cell.recipe), set()).update(seeds[digest])
-    for digest, cell in cells.items():
-        if cell.is_baseline:
-            seeds[digest].update(finetuned[cell.task.name, cell.size, cell.recipe])
-
-
-def _listed(study: Study) -> Iterator[_Place]:
+def _listed(study: Study) -> Iterator[Place]:
     """Every place that the families list, before include and exclude."""
     for index, family in enumerate(study.families):
         for task in study.tasks:
             if family.tasks == "all" or task.name in family.tasks:
-                for number, size in enumerate(family.sizes):
-                    yield _Place(("families", index, "sizes", number), family, task, size)
+                for size in family.sizes:
+                    yield Place(index, family, task, size)
 
 
-def _places(study: Study) -> Iterator[_Place]:
+def _places(study: Study) -> Iterator[Place]:
     """The places that include and exclude leave."""
     for place in _listed(study):
         kept = not study.include or any(selector.matches(place) for selector in study.include)
@@ -196,60 +138,183 @@ def _places(study: Study) -> Iterator[_Place]:
             yield place
 
 
-def _cells(study: Study, place: _Place) -> Iterator[Cell]:
+def _cells(study: Study, place: Place, treatments: tuple[Treatment, ...]) -> Iterator[Cell]:
     recipe = place.family.recipe_on(study.recipe)
-    for treatment in place.family.treatments(study.model.layers):
+    for treatment in treatments:
         yield Cell(model=study.model, task=place.task, size=place.size, treatment=treatment, recipe=recipe)
 
 
+def _pair_baselines(cells: Mapping[str, Cell], seeds: Mapping[str, set[int]]) -> None:
+    """Give each baseline the seeds of all finetunes at its task, size and recipe.
+
+    Not those of probes: a probe's score is not compared run by run with a finetune's.
+    """
+    beside: dict[tuple[str, Size, Recipe], set[int]] = {}
+    for digest, cell in cells.items():
+        if not isinstance(cell.treatment, Probe):
+            beside.setdefault((cell.task.name, cell.size, cell.recipe), set()).update(seeds[digest])
+    for digest, cell in cells.items():
+        if cell.is_baseline:
+            seeds[digest].update(beside[cell.task.name, cell.size, cell.recipe])
+
+
 def _misnamed(study: Study) -> Iterator[Mistake]:
-    """Names that are used twice or name nothing."""
+    """Names that stand for two things, or for none."""
     names = [task.name for task in study.tasks]
     for index, name in enumerate(names):
         if name in names[:index]:
             yield Mistake(("tasks", index), f"two tasks are called `{name}`", remedy="give one another `name`")
-    labels: dict[str, Family] = {}
+    firsts: dict[str, Family] = {}
     for index, family in enumerate(study.families):
         for number, task in enumerate(() if family.tasks == "all" else family.tasks):
             if task not in names:
-                yield _unknown(("families", index, "tasks", number), "task", task, names)
-        first = labels.setdefault(family.label, family)
-        if _drawn_as(first) != _drawn_as(family):
-            problem = f"two families of different treatments or recipe are called `{family.label}`"
+                loc = ("families", index, "tasks", number)
+                remedy = nearest(task, names)
+                yield Mistake(loc, f"no task `{task}` in this study", allowed=", ".join(names), remedy=remedy)
+        first = firsts.setdefault(family.label, family)
+        if _treated(first, study.recipe) != _treated(family, study.recipe):
+            problem = f"two families are called `{family.label}` and treat their cells differently"
             yield Mistake(("families", index), problem, remedy="give one a `name` of its own")
 
 
-def _drawn_as(family: Family) -> dict[str, Any]:
-    """What two families of one name must share, so that one curve can be drawn of both: all but where and how often."""
-    return family.model_dump(exclude={"tasks", "sizes", "seeds", "name"}, exclude_unset=True)
-
-
-def _unknown(loc: Loc, noun: str, got: str, allowed: list[str]) -> Mistake:
-    return Mistake(loc, f"no {noun} `{got}` in this study", allowed=", ".join(allowed), remedy=nearest(got, allowed))
+def _treated(family: Family, recipe: Recipe) -> object:
+    """What families of one name share, so that one curve can be drawn of both."""
+    return family.model_dump(exclude=_WHICH), family.recipe_on(recipe)
 
 
 def _misfits(study: Study) -> Iterator[Mistake]:
-    """Layers that the model does not have, and seeds for sizes that the family does not have."""
+    """What does not fit the model."""
     for index, family in enumerate(study.families):
         for mistake in family.misfits(study.model.layers):
-            loc = ("families", index, *mistake.loc)
-            yield Mistake(loc, mistake.problem, expected=mistake.expected, got=mistake.got)
-        if not isinstance(family.seeds, dict):
-            continue
-        sizes = [str(size) for size in family.sizes]
-        for key in family.seeds:
-            if key not in (*sizes, "default"):
-                loc = ("families", index, "seeds", key)
-                yield Mistake(loc, f"seeds for {key}, not a size here", allowed=", ".join([*sizes, "default"]))
-        if lacking := [size for size in sizes if size not in family.seeds and "default" not in family.seeds]:
-            problem = f"no seeds for size {', '.join(lacking)}"
-            yield Mistake(("families", index, "seeds"), problem, expected="every size, or `default`")
+            yield mistake.below("families", index)
 
 
-def _mismatched(study: Study) -> Iterator[Mistake]:
-    """Selectors that select nothing, sizes beyond a task's rows, and plans of nothing or of too much."""
-    for field, selectors in (("include", study.include), ("exclude", study.exclude)):
-        for index, selector in enumerate(selectors):
+def _misselected(study: Study) -> Iterator[Mistake]:
+    """Selectors that match nothing."""
+    for field in ("include", "exclude"):
+        for index, selector in enumerate(getattr(study, field)):
             if not any(selector.matches(place) for place in _listed(study)):
-                given = selector.model_dump(exclude_unset=True)
-                yield Mistake((field, index), "this selector matches nothing", got=given)
+                yield Mistake(
+                    (field, index),
+                    "the selector matches no cell",
+                    got=selector.model_dump(exclude_unset=True),
+                    allowed=_selectable(study),
+                )
+
+
+def _selectable(study: Study) -> str:
+    tasks = dict.fromkeys(place.task.name for place in _listed(study))
+    sizes = dict.fromkeys(str(place.size) for place in _listed(study))
+    labels = dict.fromkeys(family.label for family in study.families)
+    return "; ".join(
+        f"{noun} {', '.join(words)}" for noun, words in (("task", tasks), ("size", sizes), ("family", labels))
+    )
+
+
+def _missized(study: Study) -> Iterator[Mistake]:
+    """Sizes that a task's rows do not allow, and plans of nothing or of far too much."""
+    counts = [sum(1 for _ in family.treatments(study.model.layers)) for family in study.families]
+    cells = 0
+    for place in _places(study):
+        cells += counts[place.index]
+        rows, name = place.task.train_rows, place.task.name
+        if place.size != "full" and place.size >= rows:
+            yield Mistake(
+                ("families", place.index, "sizes", place.family.sizes.index(place.size)),
+                f"{place.size} is not below the {rows} training rows of {name}",
+                expected=f"a number below {rows}, or full",
+                remedy=f"say full, or exclude {{task: {name}, size: {place.size}}}",
+            )
+    if cells == 0:
+        yield Mistake(("exclude",), "include and exclude leave no cell")
+    if cells > MOST_CELLS:
+        yield Mistake(("families",), f"{cells:,} cells", expected=f"at most {MOST_CELLS:,}")
+
+
+def load_study(ref: str) -> Study:
+    """The study of that name among the shipped ones, or in that YAML file.
+
+    Args:
+        ref: a shipped name, or a path that ends in .yaml or .yml or holds a slash.
+
+    Raises:
+        SpecError: no such study, or something is wrong in it: file, line, expected, got, allowed.
+    """
+    shipped = _shipped()
+    if ref in shipped:
+        return study_of(parse_yaml(shipped[ref].read_bytes(), f"{ref}.yaml"))
+    if "/" in ref or Path(ref).suffix in (".yaml", ".yml"):
+        return study_of(read_yaml(Path(ref)))
+    raise SpecError(
+        f"no study {ref[:80]!r}",
+        expected="a shipped study, or the path of a .yaml file",
+        allowed=", ".join(shipped),
+        remedy=nearest(ref, shipped),
+    )
+
+
+def study_of(document: Document) -> Study:
+    """The study that the document describes, checked to its last cell.
+
+    Raises:
+        SpecError: naming each mistake's file, line and field.
+    """
+    study = validated(Study, document, _with_tasks(document))
+    if study.mistakes:
+        raise refusal(study.mistakes, document.where, document.source)
+    return study
+
+
+def _with_tasks(document: Document) -> dict[str, Any]:
+    """The document's data with built-in tasks in full."""
+    tasks = document.data.get("tasks")
+    if not isinstance(tasks, list):
+        return document.data
+    whole, unknown = [], []
+    for index, entry in enumerate(tasks):
+        changes = entry if isinstance(entry, dict) else {"task": entry}
+        name = changes.get("task")
+        if "task" not in changes:
+            whole.append(entry)
+        elif isinstance(name, str) and name in GLUE:
+            changed = {key: value for key, value in changes.items() if key != "task"}
+            whole.append({**GLUE[name].model_dump(mode="json"), **changed})
+        else:
+            loc: Loc = ("tasks", index, "task") if entry is changes else ("tasks", index)
+            expected = "a built-in task, or a mapping that defines one"
+            remedy = nearest(str(name), GLUE)
+            problem = "no such built-in task"
+            unknown.append(Mistake(loc, problem, expected, name, allowed=", ".join(GLUE), remedy=remedy))
+    if unknown:
+        raise refusal(unknown, document.where, document.source)
+    return {**document.data, "tasks": whole}
+
+
+def shipped_studies() -> dict[str, str]:
+    """Name and title of each study that comes with the package, by name."""
+    return {name: parse_yaml(file.read_bytes(), name).data["title"] for name, file in _shipped().items()}
+
+
+def _shipped() -> dict[str, Traversable]:
+    folder = (files("jobs") / "studies").iterdir()
+    found = {file.name.removesuffix(".yaml"): file for file in folder if file.name.endswith(".yaml")}
+    return dict(sorted(found.items()))
+
+
+def study_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the study file, for editors."""
+    schema = Study.model_json_schema()
+    definitions = schema["$defs"]
+    # In a file, tasks may also be names, or names with changes; reading puts the whole task in their place.
+    changed = definitions["Task"]["properties"]
+    builtin = {"enum": list(GLUE), "description": "A built-in GLUE task."}
+    definitions["ChangedTask"] = {
+        "type": "object",
+        "description": "A built-in GLUE task with what differs.",
+        "properties": {"task": builtin, **changed},
+        "required": ["task"],
+        "additionalProperties": False,
+    }
+    whole = {"$ref": "#/$defs/Task"}
+    schema["properties"]["tasks"]["items"] = {"anyOf": [builtin, {"$ref": "#/$defs/ChangedTask"}, whole]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

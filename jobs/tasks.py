@@ -1,7 +1,7 @@
 """Facts of the tasks: where the rows come from, which columns, which labels, which metric, how many rows.
 
-Law: a `Task` is the whole definition of a task and is part of the cell's digest. It names data by content (a hub
-commit or a sha256), never by a path: the site maps names to places.
+Law: a `Task` is the whole definition of a task and is part of the cell's digest. It names data by content (a
+hub commit or a sha256), never by a path: the site maps names to places.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
-"""A name that is also a DNS label and a Kubernetes label value: lower case, digits, inner hyphens, at most 32."""
+"""A DNS label and Kubernetes label value: lower-case letters, digits and inner hyphens, at most 32."""
 
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 """A full git commit of a hub repository."""
@@ -30,7 +30,7 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002
-        """A changed copy is validated like any new value, and inherits nothing computed: no digest of the original."""
+        """A changed copy is validated like any new value and inherits nothing computed, such as a digest."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**given, **(update or {})})
 
@@ -81,8 +81,8 @@ Source = Annotated[HubSource | FolderSource | PackageSource, Field(discriminator
 class Holdout(Frozen):
     """Validation rows cut from the only split there is: the first `rows` of a permutation seeded by `seed`.
 
-    The permutation is `numpy.random.RandomState(seed).permutation(n)` over the n rows that pass the filters, in file
-    order. It never depends on a run's seed: every run of every study is scored on the same rows.
+    The permutation is `numpy.random.RandomState(seed).permutation(n)` over the n rows that pass the filters, in
+    file order. It never depends on a run's seed: every run of every study is scored on the same rows.
     """
 
     rows: PositiveInt
@@ -137,7 +137,7 @@ class Task(Frozen):
     def _consistent(self) -> Task:
         regression = {"pearson", "spearman"}
         if self.labels is None and (wrong := set(self.metrics) - regression):
-            raise ValueError(f"a regression task (labels: null) allows metrics {sorted(regression)}, got {sorted(wrong)}")
+            raise ValueError(f"a regression task (labels: null) takes {sorted(regression)}, got {sorted(wrong)}")
         if self.labels is not None:
             if wrong := set(self.metrics) & regression:
                 raise ValueError(f"a classification task does not allow metrics {sorted(wrong)}")
@@ -146,7 +146,7 @@ class Task(Frozen):
             if "f1" in self.metrics and len(self.labels) != 2:
                 raise ValueError("metric f1 is binary; use f1_macro for more than two labels")
         if isinstance(self.source, PackageSource) and self.holdout is None:
-            raise ValueError("a package source has one file: say how validation rows are cut with holdout: {rows, seed}")
+            raise ValueError("a package source has one file: cut validation rows with holdout: {rows, seed}")
         if len(set(self.splits)) != len(self.splits):
             raise ValueError(f"validation splits must differ, got {list(self.splits)}")
         if len(self.validation_rows) != len(self.splits):

@@ -76,7 +76,7 @@ def read_yaml(path: Path, source: str | None = None) -> Document:
             data = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a name that holds NUL
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise SpecError(f"cannot read {source!r}: {reason}", expected="a YAML file") from error
+        raise SpecError(f"cannot read {source[:200]!r}: {reason}", expected="a YAML file") from error
     return parse_yaml(data, source)
 
 
@@ -119,9 +119,7 @@ class _Reader:
                 data = self._value(next(self._events), (), 0)
         if not isinstance(data, dict):
             got = {type(None): "nothing", list: "a list"}.get(type(data), "a single value")
-            raise SpecError(
-                "the file is not a mapping", where=self._source, expected="lines of `key: value`", got=got
-            )
+            raise SpecError("the file is not a mapping", where=self._source, expected="lines of `key: value`", got=got)
         return Document(self._source, data, self._lines)
 
     def _parsed(self, text: str) -> Iterator[Event]:

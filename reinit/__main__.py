@@ -95,7 +95,7 @@ class Session:
         if threads := os.environ.get("REINIT_THREADS"):
             # Read by OpenMP when torch is imported.
             os.environ["OMP_NUM_THREADS"] = threads
-        from reinit.worker import Worker  # noqa: PLC0415  torch, only once there is work
+        from reinit.worker import Worker  # torch, only once there is work
 
         self._worker = Worker(self.places)
         self._worker.check(cells)
@@ -114,14 +114,14 @@ class Session:
         self.emit("started", f"{cell.name} seed {seed}", digest=cell.digest, seed=seed, steps=cell.steps)
         last = time.monotonic()
 
-        def on_step(step: int) -> None:
+        def on_step(step: int, loss: float) -> None:
             nonlocal last
             if worker.any_rank(self.stop.requested):
                 raise StoppedError
             if time.monotonic() - last >= PROGRESS_SECONDS or step == cell.steps:
                 last = time.monotonic()
-                text = f"{cell.name} seed {seed}: step {step}/{cell.steps}"
-                self.emit("step", text, digest=cell.digest, seed=seed, step=step)
+                text = f"{cell.name} seed {seed}: step {step}/{cell.steps}, loss {loss:.4f}"
+                self.emit("step", text, digest=cell.digest, seed=seed, step=step, loss=loss)
 
         outcome = worker.run(cell, seed, on_step)
         if not worker.is_first:

@@ -150,9 +150,7 @@ class TaskTokens:
     validation: dict[str, Tokens]
 
     @classmethod
-    def load(
-        cls, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, places: Places
-    ) -> TaskTokens:
+    def load(cls, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, places: Places) -> TaskTokens:
         """Read and check the task's rows; tokens come when asked for."""
         rows = read_task(task, places)
         return cls(
@@ -230,7 +228,7 @@ def _read_package(task: Task, source: PackageSource) -> tuple[Rows, dict[str, Ro
 
 
 def _read_hub(task: Task, source: HubSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
-    import datasets  # noqa: PLC0415  seconds to import, and only hub tasks need it
+    import datasets  # seconds to import, and only hub tasks need it
 
     where = f"{source.name} ({source.config or 'default'}) at {source.revision[:12]}"
     name = str(places.get(source.name) or source.name)
@@ -270,9 +268,7 @@ def _rows(task: Task, rows: Iterable[Row], columns: list[str], where: str) -> Ro
     """The rows that pass the task's filters, labels as class indices or values."""
     needed = [*task.text, task.label, *task.where]
     if absent := [column for column in needed if column not in columns]:
-        raise DataError(
-            f"task {task.name} names columns that the data lacks", where=where, got=absent, allowed=columns
-        )
+        raise DataError(f"task {task.name} names columns that the data lacks", where=where, got=absent, allowed=columns)
     classes = None if task.labels is None else {value: float(index) for index, value in enumerate(task.labels)}
     texts: list[tuple[str, ...]] = []
     labels: list[float] = []
@@ -297,9 +293,7 @@ def _label(task: Task, classes: dict[str, float] | None, value: object, where: s
             raise DataError(f"label of task {task.name} is not a number", where=where, got=repr(value))
         return number
     if str(value) not in classes:
-        raise DataError(
-            f"unknown label of task {task.name}", where=where, got=repr(value), allowed=list(classes)
-        )
+        raise DataError(f"unknown label of task {task.name}", where=where, got=repr(value), allowed=list(classes))
     return classes[str(value)]
 
 

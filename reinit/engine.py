@@ -39,7 +39,7 @@ def build_engine(
     Raises:
         ConfigurationError: the global batch does not divide among the ranks.
     """
-    import deepspeed  # noqa: PLC0415  after the ranks have joined and chosen the accelerator
+    import deepspeed  # after the ranks have joined and chosen the accelerator
 
     optimiser = build_optimiser(groups, recipe)
     engine: DeepSpeedEngine

@@ -27,9 +27,7 @@ Logits = NDArray[np.float32]
 """[rows, classes], or [rows, 1] for a regression task; rows in the order of the data."""
 
 
-def predict(
-    module: nn.Module, examples: Sequence[Example], pad_token: int, ranks: Ranks, *, bf16: bool
-) -> Logits:
+def predict(module: nn.Module, examples: Sequence[Example], pad_token: int, ranks: Ranks, *, bf16: bool) -> Logits:
     """Logits of every example, dropout off; every rank takes every n-th batch and every rank gets all of them."""
     module.eval()
     parts: list[tuple[list[int], Logits]] = []

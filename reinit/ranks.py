@@ -86,9 +86,9 @@ def _be_deterministic() -> None:
 
 
 def _join_deepspeed(backend: str) -> None:
-    import deepspeed  # noqa: PLC0415  after DS_ACCELERATOR is set
-    import deepspeed.ops  # noqa: PLC0415
-    from deepspeed.utils import logger  # noqa: PLC0415
+    import deepspeed  # after DS_ACCELERATOR is set
+    import deepspeed.ops
+    from deepspeed.utils import logger
 
     logger.setLevel("ERROR")
     # On a CPU DeepSpeed compiles a shared-memory collective at first start (half a minute, and a compiler that an

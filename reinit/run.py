@@ -78,9 +78,7 @@ def run_cell(
     return Outcome(result, predictions)
 
 
-def _predict(
-    cell: Cell, network: Network, scored: dict[str, list[Example]], ranks: Ranks
-) -> dict[str, Logits]:
+def _predict(cell: Cell, network: Network, scored: dict[str, list[Example]], ranks: Ranks) -> dict[str, Logits]:
     bf16 = cell.recipe.precision == "bf16"
     logits = {
         split: predict(network.module, examples, network.pad_token, ranks, bf16=bf16)

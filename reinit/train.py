@@ -25,8 +25,8 @@ from reinit.streams import stream_seed
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
-OnStep = Callable[[int], None]
-"""Called after each optimiser step with the number of steps done; may raise to stop the run at a step boundary."""
+OnStep = Callable[[int, float], None]
+"""Called after each optimiser step with the number of steps done and the step's loss; may raise to stop the run there."""
 
 
 class DivergedError(Exception):
@@ -39,9 +39,7 @@ class DivergedError(Exception):
         self.loss = loss
 
 
-def train(
-    network: Network, examples: Sequence[Example], cell: Cell, seed: int, ranks: Ranks, on_step: OnStep
-) -> float:
+def train(network: Network, examples: Sequence[Example], cell: Cell, seed: int, ranks: Ranks, on_step: OnStep) -> float:
     """Train the prepared network in place.
 
     Returns:
@@ -59,7 +57,7 @@ def train(
         losses: list[float] = []
         for step, batch in enumerate(training_batches(examples, recipe, seed)):
             losses.append(_step(engine, network, batch, ranks, step, regression=task.labels is None))
-            on_step(step + 1)
+            on_step(step + 1, losses[-1])
     finally:
         engine.destroy()
     last_epoch = min(steps, -(-len(examples) // recipe.batch_size))
@@ -94,7 +92,7 @@ def _step(
 
 
 def losses_of(logits: Tensor, labels: Tensor, *, regression: bool) -> Tensor:
-    """Loss of each example [B]: cross-entropy of logits [B, C] with class indices, or squared error of logits [B, 1]."""
+    """Loss of each example, [B]: cross-entropy of logits [B, C] with classes, or squared error of logits [B, 1]."""
     if regression:
         return nn.functional.mse_loss(logits.squeeze(-1), labels, reduction="none")
     return nn.functional.cross_entropy(logits, labels.long(), reduction="none")

@@ -5,24 +5,21 @@ import pytest
 
 from aggregate.frame import DTYPES, chance, preserved_layers, recipe_name, variant_name
 from jobs.cell import Epochs, Probe, Recipe, Reinit, Steps
+from jobs.found import Contradiction
 from jobs.tasks import GLUE
 from tests.aggregate.runs import (
-    MODEL,
-    STARTED,
-    Plan,
     a_frame,
     cell,
-    diverged,
-    failure,
     permuted,
+    planned,
     preserving,
-    provenance,
     result,
 )
+from tests.make import FINISHED, MODEL, a_diverged, a_failure, a_provenance
 
 
 def test_each_planned_run_has_one_row_in_the_order_of_the_plan() -> None:
-    plans = [Plan(cell(), seeds=(3, 1)), Plan(cell(preserving(2)), seeds=(1,))]
+    plans = [planned(cell(), seeds=(3, 1)), planned(cell(preserving(2)), seeds=(1,))]
     frame = a_frame(plans, [])
     assert list(zip(frame["digest"], frame["seed"], strict=True)) == [
         (plans[0].cell.digest, 3),
@@ -34,10 +31,10 @@ def test_each_planned_run_has_one_row_in_the_order_of_the_plan() -> None:
 def test_every_status_is_told_from_the_others() -> None:
     one = cell()
     frame = a_frame(
-        [Plan(one, seeds=(1, 2, 3, 4, 5))],
-        [result(one, 1, 0.9), diverged(one, 2), result(one, 4, 0.8)],
-        failures=[failure(one, 3)],
-        contradictions={(one.digest, 4)},
+        [planned(one, seeds=(1, 2, 3, 4, 5))],
+        [result(one, 1, 0.9), a_diverged(one, 2), result(one, 4, 0.8)],
+        failures=[a_failure(one, 3)],
+        contradictions=[Contradiction(one.digest, 4, ("a", "b"))],
     )
     assert frame["status"].tolist() == ["done", "diverged", "failed", "contradictory", "missing"]
     assert frame["score"].isna().tolist() == [False, True, True, True, True]
@@ -45,33 +42,35 @@ def test_every_status_is_told_from_the_others() -> None:
 
 def test_a_failure_before_any_run_explains_every_run_without_a_result() -> None:
     one = cell()
-    frame = a_frame([Plan(one)], [result(one, 1, 0.9)], failures=[failure(one, None, "no such model")])
+    frame = a_frame([planned(one)], [result(one, 1, 0.9)], failures=[a_failure(one, None, reason="no such model")])
     assert frame["status"].tolist() == ["done", "failed", "failed"]
     assert frame["reason"].tolist()[1:] == ["no such model"] * 2
 
 
 def test_the_latest_failure_of_a_run_is_its_reason() -> None:
     one = cell()
-    old, new = failure(one, 1, "old"), failure(one, 1, "new").model_copy(update={"failed_at": STARTED + timedelta(1)})
-    for failures in ([old, new], [new, old]):
-        assert a_frame([Plan(one, seeds=(1,))], [], failures=failures)["reason"].tolist() == ["new"]
+    old, new = (
+        a_failure(one, 1, reason="old"),
+        a_failure(one, 1, reason="new").model_copy(update={"failed_at": FINISHED + timedelta(1)}),
+    )
+    assert a_frame([planned(one, seeds=(1,))], [], failures=[old, new])["reason"].tolist() == ["new"]
 
 
 def test_results_of_other_seeds_are_rows_that_are_not_planned() -> None:
     one = cell()
-    frame = a_frame([Plan(one, seeds=(2,))], [result(one, 1, 0.9), result(one, 2, 0.8)])
+    frame = a_frame([planned(one, seeds=(2,))], [result(one, 1, 0.9), result(one, 2, 0.8)])
     assert list(zip(frame["seed"], frame["planned"], strict=True)) == [(2, True), (1, False)]
 
 
 def test_results_of_other_cells_are_left_out() -> None:
-    assert len(a_frame([Plan(cell(), seeds=(1,))], [result(cell(preserving(1)), 1, 0.9)])) == 1
+    assert len(a_frame([planned(cell(), seeds=(1,))], [result(cell(preserving(1)), 1, 0.9)])) == 1
 
 
 def test_a_row_holds_what_the_run_left_behind() -> None:
     one = cell(preserving(3), size="full")
     metrics = {"validation/accuracy": 0.75, "validation/loss": 0.5}
-    run = result(one, 1, 0, metrics=metrics, provenance=provenance(image="an/image@sha256:1"))
-    row = a_frame([Plan(one, seeds=(1,), families=("progressive", "single"))], [run]).iloc[0].to_dict()
+    run = result(one, 1, 0, metrics=metrics, provenance=a_provenance(image="an/image@sha256:1"))
+    row = a_frame([planned(one, seeds=(1,), families=("progressive", "single"))], [run]).iloc[0].to_dict()
     expected = {
         "study": "a-study",
         "cell": one.name,
@@ -89,7 +88,7 @@ def test_a_row_holds_what_the_run_left_behind() -> None:
         "metric": "validation/accuracy",
         "steps": 25_257,
         "numerics": run.provenance.numerics,
-        "git_commit": "c" * 40,
+        "git_commit": "a" * 40,
         "image": "an/image@sha256:1",
         "finished_at": pd.Timestamp(run.finished_at),
         "metrics.validation/accuracy": 0.75,
@@ -99,13 +98,13 @@ def test_a_row_holds_what_the_run_left_behind() -> None:
 
 
 def test_columns_have_their_types_even_when_nothing_was_found() -> None:
-    frame = a_frame([Plan(cell())], [])
+    frame = a_frame([planned(cell())], [])
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == DTYPES
     assert not frame.isna().all(axis=1).any()
 
 
 def test_the_frame_is_the_same_whatever_order_results_come_in() -> None:
-    plans = [Plan(cell()), Plan(cell(preserving(0)))]
+    plans = [planned(cell()), planned(cell(preserving(0)))]
     results = [result(plan.cell, seed, 0.5 + seed / 10) for plan in plans for seed in (1, 2, 3)]
     pd.testing.assert_frame_equal(a_frame(plans, results), a_frame(plans, results[::-1]))
 
@@ -128,8 +127,14 @@ def test_preserved_layers_are_counted_below_a_redrawn_top(treatment: Reinit, k: 
 
 
 def test_cells_of_one_model_task_and_recipe_share_a_context_and_no_others_do() -> None:
-    cells = [cell(), cell(preserving(1), size="full"), cell(learning_rate=1e-5), cell(task=GLUE["cola"]), cell(model=MODEL)]
-    contexts = a_frame([Plan(one, seeds=(1,)) for one in cells], [])["context"].tolist()
+    cells = [
+        cell(),
+        cell(preserving(1), size="full"),
+        cell(learning_rate=1e-5),
+        cell(task=GLUE["cola"]),
+        cell(model=MODEL),
+    ]
+    contexts = a_frame([planned(one, seeds=(1,)) for one in cells], [])["context"].tolist()
     assert contexts[0] == contexts[1]
     assert len(set(contexts)) == 4
 
@@ -138,10 +143,7 @@ def test_a_variant_is_named_by_what_departs() -> None:
     assert variant_name(cell(preserving(1))) == ""
     assert variant_name(cell(permuted(1, 0, 2, 3))) == ""
     odd = preserving(1, init="released", keep_layernorm=True, lr_scale=5, pooler="redraw", frozen_layers=(3,))
-    assert (
-        variant_name(cell(odd))
-        == "init released, LayerNorm kept, learning rate ×5, pooler redrawn, frozen layers 3"
-    )
+    assert variant_name(cell(odd)) == "init released, LayerNorm kept, learning rate ×5, pooler redrawn, frozen layers 3"
 
 
 def test_a_recipe_is_named_by_what_departs_from_the_papers() -> None:

@@ -1,0 +1,154 @@
+"""`reinit aggregate` without the command: from a plan and what the store holds to tables and figures in a folder.
+
+Law: nothing is written unless everything could be made, each file appears whole or not at all, and the same results
+give the same bytes.
+"""
+
+import io
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aggregate import figures, tables
+from aggregate.coverage import Extras, extras_in, notes, refuse_holes
+from aggregate.frame import frame
+from aggregate.text import prose
+from jobs.found import Found
+from jobs.plan import PlannedCell
+from jobs.store import Failures
+
+FILES: Final = (
+    "table.md",
+    "table.tex",
+    "table.csv",
+    "runs.csv",
+    "runs.parquet",
+    "coverage.md",
+    "coverage.csv",
+    "progressive.pdf",
+    "progressive.png",
+)
+"""What a study's folder may hold; the last two only where the study has progressive cells."""
+
+
+class About(Protocol):
+    """What a study says about itself."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def title(self) -> str: ...  # noqa: D102
+    @property
+    def note(self) -> str: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of it."""
+
+    files: tuple[Path, ...]
+    tables: tuple[Table, ...]
+    """For the terminal: a table per setting, then coverage."""
+    frame: pd.DataFrame
+    notes: tuple[str, ...]
+    """What a reader must know: holes, contradictions, damage, duplicates; empty for a complete study."""
+
+
+def aggregate_study(
+    study: About,
+    planned: Iterable[PlannedCell],
+    found: Mapping[str, Found],
+    failures: Mapping[str, Failures],
+    out: Path,
+    *,
+    allow_partial: bool = False,
+    console: Console | None = None,
+) -> Written:
+    """Write the tables and figures of one study into `out`, which is made if it is not there.
+
+    Args:
+        study: its name, title and note.
+        planned: its cells with their seeds.
+        found: `Store.all_results` of their digests.
+        failures: `Store.failures` of their digests.
+        out: folder; files of an earlier aggregation are replaced, others are left alone.
+        allow_partial: write although runs are missing, marked wherever they show.
+        console: where the tables are printed; None prints nothing.
+
+    Raises:
+        DataError: something planned has no score, or the store holds contradictions or damage, and `allow_partial` is
+            false. Nothing is written.
+    """
+    runs = frame(planned, found, failures, study=study.name)
+    extras = extras_in(found, failures)
+    return aggregate_runs(study, runs, extras, out, allow_partial=allow_partial, console=console)
+
+
+def aggregate_runs(
+    study: About,
+    runs: pd.DataFrame,
+    extras: Extras,
+    out: Path,
+    *,
+    allow_partial: bool = False,
+    console: Console | None = None,
+) -> Written:
+    """What `aggregate_study` does, from the frame on."""
+    if not allow_partial:
+        refuse_holes(runs, extras, study=study.name)
+    sheets = [*tables.setting_sheets(runs), tables.coverage_sheet(runs, extras)]
+    files = _write(_contents(study, runs, sheets), out)
+    written = Written(files, tuple(map(tables.to_rich, sheets)), runs, tuple(notes(runs, extras)))
+    if console is not None:
+        _print(study, written, console)
+    return written
+
+
+def _contents(study: About, runs: pd.DataFrame, sheets: Sequence[tables.Sheet]) -> dict[str, bytes]:
+    *settings, coverage = sheets
+    texts = {
+        "table.md": tables.to_markdown(settings, title=study.title, note=study.note),
+        "table.tex": tables.to_latex(settings, title=study.title, note=study.note),
+        "table.csv": tables.table_csv(runs),
+        "runs.csv": tables.runs_csv(runs),
+        "coverage.md": tables.to_markdown([coverage], title=study.title, note=study.note),
+        "coverage.csv": tables.coverage_csv(runs),
+    }
+    contents = {name: text.encode("utf-8") for name, text in texts.items()}
+    parquet = io.BytesIO()
+    runs.to_parquet(parquet, index=False)
+    contents["runs.parquet"] = parquet.getvalue()
+    if (figure := figures.progressive(runs, title=study.title)) is not None:
+        contents["progressive.pdf"] = figures.to_bytes(figure, "pdf")
+        contents["progressive.png"] = figures.to_bytes(figure, "png")
+    return contents
+
+
+def _write(contents: Mapping[str, bytes], out: Path) -> tuple[Path, ...]:
+    """Every file beside its place first, then all into place; a figure that no longer applies is removed."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".aggregate-") as folder:
+        for name, content in contents.items():
+            (Path(folder) / name).write_bytes(content)
+        for name in contents:
+            (Path(folder) / name).replace(out / name)
+    for name in set(FILES) - set(contents):
+        (out / name).unlink(missing_ok=True)
+    return tuple(out / name for name in FILES if name in contents)
+
+
+def _print(study: About, written: Written, console: Console) -> None:
+    console.print(Text(prose(study.title), style="bold"))
+    console.print(Text(prose(study.note)))
+    for table in written.tables:
+        console.print()
+        console.print(table)
+    for file in written.files:
+        console.print(Text(f"wrote {file}"))

@@ -1,0 +1,221 @@
+"""Where bytes are kept under keys: a folder here, a bucket in `jobs.s3`.
+
+Law: a backend answers or raises. `get` says None only for a proven absence; whatever is inconclusive is a
+`TransientError`, whatever waiting cannot mend a `ConfigurationError`. It knows nothing of results.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import unquote
+
+from jobs.errors import ConfigurationError, SpecError, TransientError
+
+ALLOWED: Final = "s3://bucket/prefix, file:///absolute/path"
+
+_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(/[A-Za-z0-9][A-Za-z0-9._-]{0,254})*")
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_PREFIX: Final = re.compile(r"[\w.=+@!,-]+(/[\w.=+@!,-]+)*", re.ASCII)
+
+
+class Objects(Protocol):
+    """Bytes under keys. Safe to use from several threads."""
+
+    @property
+    def url(self) -> str:
+        """Where, as `open_objects` takes it."""
+        ...
+
+    def describe(self) -> str:
+        """Where and as whom, for messages; no secrets."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store `data`, whole or not at all. A success is a claim: `Store` reads back.
+
+        Raises:
+            TransientError: it may or may not have been stored.
+            ConfigurationError: this store refuses, and will again.
+        """
+        ...
+
+    def get(self, key: str) -> bytes | None:
+        """The bytes under `key`, None where there is proven to be none.
+
+        Raises:
+            TransientError: inconclusive.
+            ConfigurationError: this store refuses, and will again.
+        """
+        ...
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Every key below the folder `prefix`, which ends in a slash, in any order.
+
+        Raises:
+            TransientError: inconclusive; what was yielded before may not be all.
+            ConfigurationError: this store refuses, and will again.
+        """
+        ...
+
+
+def check_key(key: str) -> str:
+    """`key`, if it is one: parts of letters, digits, `.`, `_`, `-`, none of which begins with a dot.
+
+    Raises:
+        SpecError: it is not; a key that could leave the store's root never reaches a backend.
+    """
+    if not _KEY.fullmatch(key):
+        raise SpecError(
+            "not a key of a store",
+            got=repr(key)[:200],
+            allowed="letters, digits and . _ - in parts divided by /, each part beginning with a letter or digit",
+        )
+    return key
+
+
+def open_objects(url: str, *, attempts: int = 8) -> Objects:
+    """The backend that `url` names. Touches neither disk nor network.
+
+    Args:
+        url: `file:///absolute/path` (percent escapes are decoded) or `s3://bucket/prefix` (the prefix may be empty).
+        attempts: how often one request to a bucket is tried before it counts as failed.
+
+    Raises:
+        ConfigurationError: `url` is neither.
+    """
+    if url.startswith("file:///"):
+        path = Path(unquote(url.removeprefix("file://")))
+        if path != Path("/") and ".." not in path.parts and "\0" not in str(path):
+            return FileObjects(path)
+    elif url.startswith("s3://"):
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        prefix = prefix.strip("/")
+        parts = prefix.split("/")
+        if _BUCKET.fullmatch(bucket) and (not prefix or _PREFIX.fullmatch(prefix)) and not {".", ".."} & {*parts}:
+            from jobs.s3 import S3Objects
+
+            return S3Objects(bucket, prefix, attempts=attempts)
+    remedy = None
+    if "://" not in url and url:
+        remedy = f"a folder of this machine is {Path(url).absolute().as_uri()}"
+    # What stands before an @ may be a password.
+    got = re.sub(r"//[^/]*@", "//***@", url)
+    raise ConfigurationError("not the URL of a store", got=repr(got), allowed=ALLOWED, remedy=remedy)
+
+
+# What a retry may mend: a full disk, a server that is away. Everything else the system says about a path stays so.
+_PASSING: Final = frozenset(
+    {errno.EAGAIN, errno.EBUSY, errno.EDQUOT, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC}
+    | {errno.ENOLCK, errno.ENOMEM, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT}
+)
+
+
+class FileObjects:
+    """A folder, made when first written to. Files whose name begins with a dot are not objects."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def url(self) -> str:
+        """`file:///absolute/path`."""
+        return self.root.as_uri()
+
+    def describe(self) -> str:
+        """The folder and the user."""
+        return f"{self.url} as user {os.geteuid()}"
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write beside the target, flush to the disk, rename: a reader sees all of `data` or none."""
+        path = self._path(key)
+        with self._translated(path, "written"):
+            self._stay_inside(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{os.getpid()}.{secrets.token_hex(8)}")
+            try:
+                with beside.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                beside.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    beside.unlink(missing_ok=True)
+                raise
+            _flush_folder(path.parent)
+
+    def get(self, key: str) -> bytes | None:
+        """The file's bytes, None where there is no such file."""
+        path = self._path(key)
+        with self._translated(path, "read"):
+            self._stay_inside(path)
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Every file below the folder, links to folders not followed."""
+        folder = self._path(prefix.rstrip("/"))
+        with self._translated(folder, "listed"):
+            self._stay_inside(folder)
+            yield from self._walk(folder)
+
+    def _walk(self, folder: Path) -> Iterator[str]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(Path(entry.path))
+            else:
+                yield Path(entry.path).relative_to(self.root).as_posix()
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    def _stay_inside(self, path: Path) -> None:
+        """Refuse a link that leads out of the root; the root itself may be one."""
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise ConfigurationError(
+                "a link leads out of the store",
+                where=str(path),
+                expected=f"a place below {self.root.resolve()}",
+                got=path.resolve(),
+                remedy="remove the link, or name the place it leads to as the store",
+            )
+
+    @contextmanager
+    def _translated(self, path: Path, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # RuntimeError: resolve() in a loop of links
+            passing = isinstance(error, OSError) and error.errno in _PASSING
+            kind = TransientError if passing else ConfigurationError
+            raise kind(
+                f"the store's folder cannot be {verb}",
+                where=str(path),
+                got=getattr(error, "strerror", None) or str(error),
+                expected=f"a folder {self.root} that user {os.geteuid()} may write, with space left",
+                remedy="run `reinit doctor --store URL` where this ran, with the same user and mounts",
+            ) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename outlive a power cut; some network file systems cannot, and are not worse for it."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,359 @@
+"""`Store`: results, predictions, failures and logs of all studies under one root, `s3://...` or `file:///...`.
+
+Law: a write is done when it has been read back. Predictions come before the result that names them, so that a result
+never names what is not there. Keys of results and predictions carry the hash of their bytes: an object is immutable and
+checks itself, and no two writers ever put different bytes under one key. A read that fails is repeated, then raised;
+it never reads as "absent". What an object says is believed only once it is verified, see `jobs.found`.
+
+    runs/<digest>/<seed>.<science12>.<body12>.json      predictions/<sha256>
+    failures/<digest>/<attempt>.json                    logs/<digest>/<attempt>.txt         checks/<sha256>
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
+
+from jobs.errors import ConfigurationError, DataError, SpecError, TransientError
+from jobs.found import Damaged, Found, NotVerifiedError, Verified, explain, require_schema, settle, verify
+from jobs.objects import Objects, check_key, open_objects
+from jobs.result import DivergedRun, Failure, RunResult
+
+PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
+"""Seconds between the tries of one read or write, on top of what a backend repeats by itself."""
+
+THREADS: Final = 16
+"""Reads at a time."""
+
+PROBE: Final = b"written by `reinit` to see that this store can be written and read\n"
+"""Content of the one object under `checks/`: the same from every host, so that checks never pile up."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Records of attempts that ended without a result."""
+
+    records: tuple[Failure, ...] = ()
+    """Oldest first."""
+    damaged: tuple[Damaged, ...] = ()
+
+
+def open_store(url: str, *, attempts: int = 8) -> Store:
+    """The store at `url`. Touches neither disk nor network; `Store.check` does.
+
+    Args:
+        url: `file:///absolute/path` or `s3://bucket/prefix`.
+        attempts: how often one request to a bucket is tried before it counts as failed.
+
+    Raises:
+        ConfigurationError: `url` is neither, or the environment holds a malformed setting.
+    """
+    return Store(open_objects(url, attempts=attempts))
+
+
+class Store:
+    """What the runs of all studies left behind.
+
+    Args:
+        objects: where the bytes are.
+        pauses: seconds between the tries of one read or write.
+    """
+
+    def __init__(self, objects: Objects, *, pauses: tuple[float, ...] = PAUSES) -> None:
+        self._objects = objects
+        self._pauses = pauses
+
+    @property
+    def url(self) -> str:
+        """Where."""
+        return self._objects.url
+
+    def describe(self) -> str:
+        """Where and as whom, in one line without secrets."""
+        return self._objects.describe()
+
+    def check(self) -> str:
+        """Write, read back and list one small object, before anything is spent on results that cannot be kept.
+
+        Returns:
+            What was checked: where and as whom.
+
+        Raises:
+            ConfigurationError: wrong bucket, credentials, clock, folder or permissions.
+            TransientError: no conclusive answer.
+        """
+        key = f"checks/{hashlib.sha256(PROBE).hexdigest()}"
+        self._objects.put(key, PROBE)
+        read = self._objects.get(key)
+        if read != PROBE:
+            raise TransientError(
+                "what was written to the store does not read back",
+                where=f"{self.url}/{key}",
+                expected=f"{len(PROBE)} bytes, as written, from {self.describe()}",
+                got=_size(read),
+            )
+        if key not in set(self._objects.keys("checks/")):
+            raise TransientError(
+                "the store does not list what was written to it",
+                where=f"{self.url}/checks/",
+                expected=f"a list with {key} from {self.describe()}",
+                got="a list without it",
+            )
+        return self.describe()
+
+    # ---------------------------------------------------------------------------------------------------- writing
+
+    def put(self, result: RunResult | DivergedRun, predictions: bytes | None = None) -> str:
+        """Keep a run for good: its predictions, then its result, each read back.
+
+        Args:
+            result: what came of the run.
+            predictions: bytes that hash to `result.predictions`; None for a diverged run, which has none.
+
+        Returns:
+            The result's key.
+
+        Raises:
+            DataError: the predictions are not those that the result names. Nothing was written.
+            TransientError: not known to be kept.
+            ConfigurationError: the store refuses, and will again.
+        """
+        named = result.predictions if isinstance(result, RunResult) else None
+        given = None if predictions is None else hashlib.sha256(predictions).hexdigest()
+        if named != given:
+            raise DataError("predictions are not those that the result names", expected=named, got=given)
+        if predictions is not None:
+            self._write(f"predictions/{named}", predictions)
+        self._write(result.key, result.to_bytes())
+        return result.key
+
+    def put_failure(self, failure: Failure) -> str:
+        """Keep the record of an attempt; returns its key.
+
+        Raises:
+            SpecError: the attempt's name cannot be part of a key.
+            ConfigurationError: another attempt has the same name, or the store refuses.
+            TransientError: not known to be kept.
+        """
+        return self._write_once(failure.key, failure.model_dump_json(indent=1).encode())
+
+    def put_log(self, digest: str, attempt: str, text: str) -> str:
+        """Keep what an attempt said; returns its key.
+
+        Raises:
+            SpecError, ConfigurationError, TransientError: as in `put_failure`.
+        """
+        return self._write_once(f"logs/{_checked(digest)}/{attempt}.txt", text.encode(errors="replace"))
+
+    def _write_once(self, key: str, data: bytes) -> str:
+        """Write under a key that does not carry a hash: never over other bytes."""
+        there = self._get(check_key(key))
+        if there not in (None, data):
+            raise ConfigurationError(
+                "another attempt has the same name",
+                where=f"{self.url}/{key}",
+                expected="no such object yet",
+                got=_size(there),
+                remedy="give each attempt a name of its own, such as the pod's",
+            )
+        return self._write(key, data)
+
+    def _write(self, key: str, data: bytes) -> str:
+        """Put and read back until the bytes are there: a server may say 200 and keep nothing, or half."""
+        for pause in (*self._pauses, None):
+            try:
+                self._objects.put(key, data)
+                read = self._objects.get(key)
+            except TransientError:
+                if pause is None:
+                    raise
+            else:
+                if read == data:
+                    return key
+                if pause is None:
+                    raise TransientError(
+                        f"an object was written {len(self._pauses) + 1} times and does not read back",
+                        where=f"{self.url}/{key}",
+                        expected=f"{len(data)} bytes, as written, from {self.describe()}",
+                        got=_size(read),
+                    )
+            time.sleep(pause)
+        raise AssertionError("the last pass returns or raises")
+
+    # ---------------------------------------------------------------------------------------------------- reading
+
+    def results(self, digest: str) -> Found:
+        """The runs of one cell, by one LIST and one verified read an object.
+
+        Raises:
+            SpecError: `digest` is none.
+            TransientError: not all could be read.
+            ConfigurationError: the store refuses.
+        """
+        keys = self._keys(f"runs/{_checked(digest)}/")
+        return self._settled(digest, self._parallel(self._read_result, keys))
+
+    def all_results(self, digests: Collection[str]) -> dict[str, Found]:
+        """The runs of many cells by one LIST of all; objects of other cells are not read.
+
+        Returns:
+            An entry for each of `digests`, in their order, also where nothing was found.
+
+        Raises:
+            SpecError, TransientError, ConfigurationError: as in `results`.
+        """
+        read: dict[str, list[Verified | Damaged]] = {_checked(digest): [] for digest in digests}
+        for each in self._parallel(self._read_result, _of(read, self._keys("runs/"))):
+            read[_digest_in(each.key)].append(each)
+        return {digest: self._settled(digest, objects) for digest, objects in read.items()}
+
+    def failures(self, digests: Collection[str]) -> dict[str, Failures]:
+        """Records of attempts for many cells, by one LIST.
+
+        Returns:
+            An entry for each of `digests`, in their order, also where nothing was found.
+
+        Raises:
+            SpecError, TransientError, ConfigurationError: as in `results`.
+        """
+        read: dict[str, list[Failure | Damaged]] = {_checked(digest): [] for digest in digests}
+        keys = list(_of(read, self._keys("failures/")))
+        for key, each in zip(keys, self._parallel(self._read_failure, keys), strict=True):
+            read[_digest_in(key)].append(each)
+        return {
+            digest: Failures(
+                tuple(sorted((x for x in each if isinstance(x, Failure)), key=lambda x: (x.failed_at, x.attempt))),
+                tuple(x for x in each if isinstance(x, Damaged)),
+            )
+            for digest, each in read.items()
+        }
+
+    def predictions(self, sha256: str) -> bytes:
+        """The predictions object that a result names.
+
+        Raises:
+            SpecError: `sha256` is not 64 hex digits.
+            DataError: the object is not there, or its content has another hash.
+            TransientError, ConfigurationError: as in `results`.
+        """
+
+        def parse(_: str, data: bytes) -> bytes:
+            if (got := hashlib.sha256(data).hexdigest()) != sha256:
+                raise NotVerifiedError(f"content hashes to {got[:12]}, the key says {sha256[:12]}")
+            return data
+
+        key = f"predictions/{_checked(sha256)}"
+        read = self._read(key, parse)
+        if isinstance(read, Damaged):
+            raise DataError(
+                "predictions cannot be read",
+                where=f"{self.url}/{key}",
+                got=read.reason,
+                remedy="remove the results that name them, and run those again",
+            )
+        return read
+
+    def _settled(self, digest: str, read: Iterable[Verified | Damaged]) -> Found:
+        objects = list(read)
+        verified = [each for each in objects if isinstance(each, Verified)]
+        return settle(digest, verified, [each for each in objects if isinstance(each, Damaged)])
+
+    def _read_result(self, key: str) -> Verified | Damaged:
+        return self._read(key, verify)
+
+    def _read_failure(self, key: str) -> Failure | Damaged:
+        return self._read(key, _failure)
+
+    def _read(self, key: str, parse: Callable[[str, bytes], T]) -> T | Damaged:
+        """What `parse` makes of an object. The same wrong bytes twice are damage; changing ones are the transport's.
+
+        Raises:
+            TransientError: every read was wrong in another way.
+        """
+        try:
+            check_key(key)
+        except SpecError as error:
+            return Damaged(key, error.problem)
+        before: bytes | None = b"\0 not read yet"
+        reason = ""
+        for pause in (*self._pauses, None):
+            data = self._get(key)
+            try:
+                if data is None:
+                    raise NotVerifiedError("it is not there")
+                return parse(key, data)
+            except NotVerifiedError as error:
+                reason = str(error)
+            if data == before:
+                return Damaged(key, reason)
+            before = data
+            if pause is not None:
+                time.sleep(pause)
+        raise TransientError(
+            "an object reads differently each time",
+            where=f"{self.url}/{key}",
+            expected=f"one answer from {self.describe()}",
+            got=reason,
+        )
+
+    def _get(self, key: str) -> bytes | None:
+        return self._patiently(lambda: self._objects.get(key))
+
+    def _keys(self, prefix: str) -> list[str]:
+        """All keys below `prefix`, sorted; a listing that breaks off is begun again."""
+        return self._patiently(lambda: sorted(set(self._objects.keys(prefix))))
+
+    def _patiently(self, read: Callable[[], T]) -> T:
+        for pause in self._pauses:
+            try:
+                return read()
+            except TransientError:
+                time.sleep(pause)
+        return read()
+
+    def _parallel(self, read: Callable[[str], T], keys: Iterable[str]) -> list[T]:
+        pool = ThreadPoolExecutor(THREADS)
+        try:
+            return list(pool.map(read, keys))
+        finally:
+            # The first error ends the wait for the others.
+            pool.shutdown(cancel_futures=True)
+
+
+def _failure(key: str, data: bytes) -> Failure:
+    require_schema(data)
+    try:
+        failure = Failure.model_validate_json(data)
+    except ValidationError as error:
+        raise NotVerifiedError(explain(error)) from error
+    if failure.key != key:
+        raise NotVerifiedError(f"the record belongs under {failure.key}")
+    return failure
+
+
+def _of(digests: Collection[str], keys: Iterable[str]) -> Iterator[str]:
+    """The keys of these cells, whether well-formed otherwise or not."""
+    return (key for key in keys if _digest_in(key) in digests)
+
+
+def _digest_in(key: str) -> str:
+    return key.split("/")[1]
+
+
+def _checked(digest: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise SpecError("not a sha256", expected="64 hex digits", got=repr(digest)[:100])
+    return digest
+
+
+def _size(data: bytes | None) -> str:
+    return "no object" if data is None else f"{len(data)} bytes: {data[:60]!r}"

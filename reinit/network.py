@@ -1,0 +1,304 @@
+"""A pretrained network with a classification head, ready for one run after another.
+
+Law: `prepare` starts every run from the checkpoint's own values, bit by bit, whatever ran before. The head is always
+drawn afresh from the classifier stream, also where the checkpoint has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from jobs.cell import Cell, Model, Permute, Probe, Recipe, Reinit
+from jobs.errors import DataError, SpecError
+from reinit.optimiser import Group, parameter_groups
+from reinit.places import Places, resolve_model
+from reinit.probe import ProbeNetwork
+from reinit.surgery import (
+    Stack,
+    draw_head,
+    find_pooler,
+    find_stack,
+    freeze_for_probe,
+    permute,
+    reinitialise,
+    reload_as_released,
+    restore,
+    truncate,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spm.model")
+
+
+class Network:
+    """One pretrained network in memory; `prepare` makes it the network of a run.
+
+    Attributes:
+        module: what trains and is scored; called with `input_ids`, `attention_mask` and perhaps `token_type_ids`,
+            each [B, T], it returns an object with `logits` [B, outputs].
+        stack: the layers.
+        groups: the optimiser's groups, empty before `prepare` and for a probe that is fitted to convergence.
+        fresh: names of the parameters that no checkpoint has.
+        pad_token: id that pads a batch.
+    """
+
+    module: nn.Module
+    groups: list[Group]
+    fresh: frozenset[str]
+
+    def __init__(
+        self, model: Model, network: PreTrainedModel, fresh: frozenset[str], outputs: int, dropout: float
+    ) -> None:
+        """Take over a loaded network; see `load`."""
+        self.model = model
+        self.stack = _checked_stack(model, network)
+        self.pad_token: int = network.config.pad_token_id
+        self._network = network
+        self._fresh = fresh
+        self._outputs = outputs
+        self._dropout = dropout
+        with torch.no_grad():
+            for name in fresh:
+                # Nothing random before a seed is known, so that two loads are equal.
+                network.get_parameter(name).zero_()
+        self._pristine = {name: value.clone() for name, value in network.state_dict().items()}
+        self._names = [name for name, _ in network.named_parameters() if name not in fresh]
+        self.reset()
+
+    @classmethod
+    def load(cls, model: Model, outputs: int, recipe: Recipe, places: Places) -> Self:
+        """Load the model's weights in float32 and put a classification head of `outputs` on them.
+
+        Every dropout probability of the network is the recipe's, whatever the checkpoint's configuration says.
+
+        Raises:
+            ConfigurationError: the model is not on this machine.
+            DataError: the weights are damaged, incomplete, or not the ones that the cell names.
+            SpecError: the architecture has no sequence classification, no single layer stack, or another depth.
+        """
+        folder = resolve_model(model, places)
+        with _quiet():
+            config = _read_config(folder, outputs, recipe.dropout)
+            network, missing = _read_network(folder, config)
+        set_dropout(network, recipe.dropout)
+        return cls(model, network, _fresh_parameters(folder, network, missing), outputs, recipe.dropout)
+
+    @property
+    def pristine(self) -> dict[str, Tensor]:
+        """Every pretrained parameter by name, as the checkpoint has it. Not to be written to."""
+        return {name: self._pristine[name] for name in self._names}
+
+    def prepare(self, cell: Cell, seed: int) -> None:
+        """Make this the network of (cell, seed) before its first step.
+
+        Raises:
+            SpecError: the treatment cannot be applied to this architecture.
+            ValueError: the cell's model, outputs or dropout are not those that were loaded.
+        """
+        asked = (cell.model, cell.task.outputs, cell.recipe.dropout)
+        if asked != (self.model, self._outputs, self._dropout):
+            raise ValueError(f"loaded for {(self.model, self._outputs, self._dropout)}, asked for {asked}")
+        self.reset()
+        treatment = cell.treatment
+        if isinstance(treatment, Reinit):
+            reinitialise(self.stack, treatment, seed)
+        elif isinstance(treatment, Permute):
+            permute(self.stack, treatment.order)
+        else:
+            truncate(self.stack, treatment.depth)
+        if isinstance(treatment, Probe):
+            self._probe(treatment)
+        head = {name: parameter for name, parameter in self.module.named_parameters() if name in self.fresh}
+        draw_head(head, self.module, seed)
+        self.groups = parameter_groups(self.module, self.stack, self.fresh, cell)
+        self.module.train()
+
+    def before_scoring(self, cell: Cell, seed: int) -> None:
+        """What the treatment does to the trained network before it is scored: only the released probe does anything."""
+        if isinstance(cell.treatment, Probe) and cell.treatment.scored == "released_reload":
+            reload_as_released(self.stack, cell.treatment.depth, seed)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Every layer, parameter and buffer as after loading, bit by bit; all trainable, no gradients."""
+        restore(self.stack)
+        for name, value in self._network.state_dict().items():
+            value.copy_(self._pristine[name])
+        self._network.requires_grad_(True)
+        self._network.zero_grad(set_to_none=True)
+        self._network.train()
+        self.module, self.fresh, self.groups = self._network, self._fresh, []
+
+    def _probe(self, treatment: Probe) -> None:
+        pooler = f"{self._network.base_model_prefix}.pooler."
+        if treatment.feature == "pooler" and any(name.startswith(pooler) for name in self._fresh):
+            raise SpecError(
+                f"the checkpoint of {self.model.name} has no pooler, so its feature would be random",
+                allowed="cls, mean",
+            )
+        freeze_for_probe(self._network)
+        probe = ProbeNetwork(self._network, treatment, self._outputs, self._dropout)
+        if treatment.fit == "converged":
+            # Fitted in one go by `probe.fit_converged`; an optimiser would find nothing to train, and say so.
+            probe.classifier.requires_grad_(False)
+        self.module, self.fresh = probe, frozenset({"classifier.weight", "classifier.bias"})
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokeniser of a model folder; no code from the folder runs.
+
+    Raises:
+        DataError: the folder has none, or it cannot be read.
+    """
+    try:
+        with _quiet():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise DataError("the tokeniser cannot be read", where=str(folder), got=_first_line(error)) from error
+    return tokenizer
+
+
+def set_dropout(network: nn.Module, probability: float) -> None:
+    """Set every dropout there is: modules of that kind, and rates that other modules keep as numbers."""
+    for module in network.modules():
+        own = {"p", "drop_prob"} if "dropout" in type(module).__name__.lower() else set()
+        for name, value in list(vars(module).items()):
+            if (name in own or "dropout" in name) and isinstance(value, float | int) and not isinstance(value, bool):
+                setattr(module, name, probability)
+
+
+def _checked_stack(model: Model, network: PreTrainedModel) -> Stack:
+    stack = find_stack(network)
+    if len(stack) != model.layers:
+        raise SpecError(
+            f"{model.name} has another depth than the study says",
+            expected=f"layers: {len(stack)} ({stack.name})",
+            got=f"layers: {model.layers}",
+        )
+    return stack
+
+
+def _read_config(folder: Path, outputs: int, dropout: float) -> PreTrainedConfig:
+    """The checkpoint's configuration, with our head, our dropout, and a token that pads."""
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            "the model's configuration cannot be read", where=str(folder), got=_first_line(error)
+        ) from error
+    config.num_labels = outputs
+    config.problem_type = "regression" if outputs == 1 else "single_label_classification"
+    for name, value in config.to_dict().items():
+        # None stands for "like the others"; a layer drop is not a dropout, and has another name.
+        is_rate = "dropout" in name or name.endswith("pdrop")
+        if is_rate and not isinstance(value, bool) and isinstance(value, float | int | None):
+            setattr(config, name, dropout)
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
+    config.pad_token_id = _pad_token(folder, config)
+    return cast("PreTrainedConfig", config)
+
+
+def _pad_token(folder: Path, config: Any) -> int:
+    """The tokeniser's padding token, else the configuration's, else the end of text (decoders often have no other)."""
+    ends = getattr(config, "eos_token_id", None)
+    candidates = [getattr(config, "pad_token_id", None), ends[0] if isinstance(ends, list) and ends else ends]
+    if any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        candidates.insert(0, load_tokenizer(folder).pad_token_id)
+    for candidate in candidates:
+        if isinstance(candidate, int) and 0 <= candidate < config.vocab_size:
+            return candidate
+    raise DataError(
+        "the model has no token to pad a batch with",
+        where=str(folder),
+        expected="pad_token or eos_token in its tokeniser, or pad_token_id or eos_token_id in its config.json",
+    )
+
+
+def _read_network(folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
+    """The network in float32, and the names that the checkpoint lacks."""
+    kinds: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) not in kinds:
+        raise SpecError(
+            f"the library has no sequence classification for the architecture {config.model_type}",
+            where=str(folder),
+        )
+    kind: Any = kinds[type(config)]
+    try:
+        # Loading draws what the checkpoint lacks from the global generator; it is drawn again in `prepare`.
+        with torch.random.fork_rng(devices=[]):
+            network, report = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                attn_implementation="sdpa" if kind._supports_sdpa else "eager",  # noqa: SLF001
+                use_safetensors=True,
+                local_files_only=True,
+                # A head of another width may be there; it is not used.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise DataError("the model cannot be loaded", where=str(folder), got=_first_line(error)) from error
+    mismatched = {name for name, *_ in report["mismatched_keys"]}
+    return network, set(report["missing_keys"]) | mismatched
+
+
+def _fresh_parameters(folder: Path, network: PreTrainedModel, missing: set[str]) -> frozenset[str]:
+    """The head: whatever is outside the base model, and the pooler where the checkpoint has none.
+
+    Raises:
+        DataError: the checkpoint lacks anything else.
+        SpecError: base model and head are not apart.
+    """
+    base, pooler = network.base_model, find_pooler(network)
+    if base is network:
+        raise SpecError(f"{type(network).__name__} has no base model apart from its head")
+    pretrained = {id(parameter) for parameter in base.parameters()}
+    pooled = set() if pooler is None else {id(parameter) for parameter in pooler.parameters()}
+    fresh, lost = set(), []
+    for name, parameter in network.named_parameters():
+        if id(parameter) not in pretrained:
+            fresh.add(name)
+        elif name in missing:
+            # Half a pooler is no pooler, but half an encoder is a damaged checkpoint.
+            fresh.add(name) if id(parameter) in pooled else lost.append(name)
+    if lost:
+        raise DataError(
+            "the checkpoint lacks parameters of the pretrained network, or has them in another shape",
+            where=str(folder),
+            got=", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else ""),
+        )
+    return frozenset(fresh)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library reports as warnings and bars what is expected here, a missing head above all."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.ERROR)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,149 @@
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from aggregate.aggregate import FILES, Written, aggregate_runs, aggregate_study
+from aggregate.coverage import Extras
+from jobs.errors import DataError
+from jobs.found import Damaged
+from jobs.plan import PlannedCell
+from jobs.result import DivergedRun, RunResult
+from jobs.store import open_store
+from tests.aggregate.evil import EVIL
+from tests.aggregate.runs import SMALL, a_frame, cell, permuted, planned, progressive_plans, rising, scored
+from tests.make import a_failure, a_provenance, a_result
+
+PLANS = progressive_plans()
+RESULTS = scored(PLANS, rising)
+HOLE = RESULTS[1:]
+Results = list[RunResult | DivergedRun]
+
+
+@dataclass(frozen=True)
+class About:
+    name: str = "a-study"
+    title: str = "A title"
+    note: str = "A note."
+
+
+def written(out: Path, *, plans: list[PlannedCell] = PLANS, results: Results = RESULTS, **options: Any) -> Written:
+    runs = a_frame(plans, results)
+    extras = options.pop("extras", Extras())
+    return aggregate_runs(About(), runs, extras, out, **options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_complete_study_writes_every_file_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder"
+    files = written(out).files
+    assert [file.name for file in files] == list(FILES)
+    assert set(contents(out)) == set(FILES)
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
+    written(tmp_path / "a")
+    written(tmp_path / "b", results=RESULTS[::-1])
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_study_with_a_hole_is_refused_and_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 of 15 runs have no score"):
+        written(tmp_path / "out", results=HOLE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refusal_leaves_the_files_of_before(tmp_path: Path) -> None:
+    written(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(DataError):
+        written(tmp_path, results=HOLE)
+    assert contents(tmp_path) == before
+
+
+def test_a_partial_study_is_marked_in_table_coverage_and_terminal(tmp_path: Path) -> None:
+    out = io.StringIO()
+    result = written(tmp_path, results=HOLE, allow_partial=True, console=Console(file=out, width=200))
+    assert "n = 2 of 3; 1 missing" in (tmp_path / "table.md").read_text()
+    assert "n = 2 of 3; 1 missing" in (tmp_path / "table.tex").read_text()
+    assert "n = 2 of 3; 1 missing" in (tmp_path / "table.csv").read_text()
+    assert "planned runs without a score: 1 of 15" in (tmp_path / "coverage.md").read_text()
+    assert "n = 2 of 3; 1 missing" in out.getvalue()
+    assert result.notes[0] == "INCOMPLETE: planned runs without a score: 1 of 15."
+
+
+def test_damage_is_refused_and_with_allow_partial_noted(tmp_path: Path) -> None:
+    extras = Extras(damaged=(Damaged("runs/x", "sha256 differs"),))
+    with pytest.raises(DataError, match="not complete"):
+        written(tmp_path, extras=extras)
+    written(tmp_path, extras=extras, allow_partial=True)
+    assert "damaged: runs/x: sha256 differs" in (tmp_path / "coverage.md").read_text()
+
+
+def test_a_study_without_progressive_cells_removes_the_figure_of_an_earlier_one(tmp_path: Path) -> None:
+    written(tmp_path)
+    (tmp_path / "mine.txt").write_text("kept")
+    plans = [planned(cell(permuted(1, 0, 2, 3)), families=("permutation",))]
+    written(tmp_path, plans=plans, results=scored(plans, rising))
+    assert set(contents(tmp_path)) == {*FILES, "mine.txt"} - {"progressive.pdf", "progressive.png"}
+
+
+def test_a_failure_while_writing_leaves_the_files_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path)
+    before = contents(tmp_path)
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        written(tmp_path, results=HOLE, allow_partial=True)
+    assert contents(tmp_path) == before
+
+
+def test_the_parquet_file_holds_the_frame(tmp_path: Path) -> None:
+    frame = written(tmp_path).frame
+    read = pd.read_parquet(tmp_path / "runs.parquet")
+    assert list(read.columns) == list(frame.columns)
+    assert read["score"].tolist() == frame["score"].tolist()
+    assert [list(names) for names in read["families"]] == [["progressive"]] * 15
+
+
+def test_evil_names_titles_and_notes_reach_no_file_unescaped(tmp_path: Path) -> None:
+    plans = [planned(cell(model=SMALL.model_copy(update={"name": text}))) for text in EVIL.values()]
+    text, out = "".join(EVIL.values()), io.StringIO()
+    runs = a_frame(plans, scored(plans, rising))
+    aggregate_runs(About("a-study", text, text), runs, Extras(), tmp_path, console=Console(file=out))
+    for name in ("table.md", "table.csv", "runs.csv", "coverage.md", "coverage.csv", "table.tex"):
+        assert all(line.isprintable() for line in (tmp_path / name).read_text().split("\n"))
+    assert all(line.isprintable() for line in out.getvalue().split("\n"))
+    assert "<script>" not in (tmp_path / "table.md").read_text()
+
+
+def test_what_a_store_holds_becomes_tables_with_its_failures_damage_and_duplicates_said(tmp_path: Path) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+    for one in HOLE:
+        store.put(one)
+    again = a_result(HOLE[0].cell, HOLE[0].seed, score=0.5, later=9_999, provenance=a_provenance(device="another"))
+    store.put(again)
+    lost = RESULTS[0]
+    store.put_failure(a_failure(lost.cell, lost.seed, reason="out of memory"))
+    (tmp_path / "store" / lost.key).write_bytes(b"<Error/>")
+    digests = [each.cell.digest for each in PLANS]
+    found, failures = store.all_results(digests), store.failures(digests)
+    with pytest.raises(DataError) as caught:
+        aggregate_study(About(), PLANS, found, failures, tmp_path / "out")
+    assert f"failed: {lost.cell.name}, seed 1: out of memory" in str(caught.value)
+    assert "damaged: runs/" in str(caught.value)
+    aggregate_study(About(), PLANS, found, failures, tmp_path / "out", allow_partial=True)
+    text = (tmp_path / "out" / "coverage.md").read_text()
+    assert "duplicate: sst2-500-finetune" in text
+    assert "2 results, largest difference" in text

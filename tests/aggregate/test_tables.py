@@ -1,0 +1,226 @@
+import csv
+import io
+import re
+
+import pytest
+
+from aggregate.coverage import Extras
+from aggregate.stats import mean_interval
+from aggregate.summary import summarise
+from aggregate.tables import (
+    bounds,
+    coverage_csv,
+    coverage_sheet,
+    number,
+    runs_csv,
+    setting_sheets,
+    table_csv,
+    to_latex,
+    to_markdown,
+)
+from jobs.found import Contradiction
+from jobs.tasks import GLUE
+from tests.aggregate.runs import (
+    a_frame,
+    cell,
+    permuted,
+    planned,
+    preserving,
+    progressive_plans,
+    result,
+    rising,
+    scored,
+)
+from tests.make import a_diverged, a_failure, a_provenance
+
+PLAIN, HALF = planned(cell()), planned(cell(preserving(2)))
+SCORES = {PLAIN.cell: (0.80, 0.90, 1.00), HALF.cell: (0.76, 0.85, 0.94)}
+
+
+def known() -> list[object]:
+    return [result(one, seed, value) for one, values in SCORES.items() for seed, value in enumerate(values, 1)]
+
+
+def test_a_row_has_mean_interval_sd_and_the_paired_difference() -> None:
+    (sheet,) = setting_sheets(a_frame([PLAIN, HALF], known()))  # type: ignore[arg-type]
+    assert sheet.title == "sst2, 500 examples, small: validation/accuracy"
+    plain, half = sheet.rows
+    assert plain[2:] == ("4", "3", "0.900", "0.652 to 1.148", "0.100", "baseline", "–", "–", "")
+    assert half[2:] == ("2", "3", "0.850", "0.626 to 1.074", "0.090", "-0.050", "-0.075 to -0.025", "3", "")
+    assert sheet.loud == frozenset()
+
+
+def test_a_cell_short_of_a_run_is_loud_and_says_how_many_of_how_many() -> None:
+    results = [each for each in known() if (each.cell, each.seed) != (HALF.cell, 2)]  # type: ignore[attr-defined]
+    (sheet,) = setting_sheets(a_frame([PLAIN, HALF], results))  # type: ignore[arg-type]
+    assert sheet.rows[1][3] == "2 of 3"
+    assert sheet.rows[1][-1] == "n = 2 of 3; 1 missing"
+    assert sheet.loud == {1}
+    assert any(note.startswith("INCOMPLETE: planned runs without a score: 1.") for note in sheet.notes)
+    text = to_markdown([sheet], title="t")
+    assert "**n = 2 of 3; 1 missing**" in text
+    assert "INCOMPLETE" in text
+
+
+def test_diverged_failed_and_contradictory_runs_are_marked_and_in_no_mean() -> None:
+    one = cell(preserving(1))
+    plan = planned(one, seeds=(1, 2, 3, 4))
+    frame = a_frame(
+        [plan],
+        [result(one, 1, 0.5), a_diverged(one, 2), result(one, 4, 0.9)],
+        failures=[a_failure(one, 3)],
+        contradictions=[Contradiction(one.digest, 4, ("a", "b"))],
+    )
+    ((row,),) = [sheet.rows for sheet in setting_sheets(frame)]
+    assert row[4:7] == ("0.500", "–", "–")
+    assert row[-1] == "n = 1 of 4; 1 diverged; 1 contradictory; 1 failed; n = 1: no interval"
+
+
+def test_a_cell_without_a_score_has_dashes() -> None:
+    (sheet,) = setting_sheets(a_frame([PLAIN, HALF], known()[:3]))  # type: ignore[arg-type]
+    assert sheet.rows[1][2:] == ("2", "0 of 3", "–", "–", "–", "–", "–", "0", "n = 0 of 3; 3 missing")
+
+
+def test_seeds_without_a_baseline_are_named() -> None:
+    more = planned(HALF.cell, seeds=(1, 2, 3, 4))
+    (sheet,) = setting_sheets(a_frame([PLAIN, more], [*known(), result(HALF.cell, 4, 0.9)]))  # type: ignore[list-item]
+    assert sheet.rows[1][3] == "4"
+    assert sheet.rows[1][9:] == ("3", "without baseline: seed 4")
+
+
+def test_equal_scores_state_that_their_interval_is_a_point() -> None:
+    frame = a_frame([HALF], [result(HALF.cell, seed, 0.509) for seed in (1, 2, 3)])
+    ((row,),) = [sheet.rows for sheet in setting_sheets(frame)]
+    assert row[4:7] == ("0.509", "0.509 to 0.509", "0.000")
+    assert row[-1] == "all 3 values equal: the interval is one point"
+
+
+def test_without_plain_finetuning_there_is_no_difference_and_a_note() -> None:
+    (sheet,) = setting_sheets(a_frame([HALF], known()[3:]))  # type: ignore[arg-type]
+    assert sheet.rows[0][7:10] == ("–", "–", "–")
+    assert any("no plain finetuning" in note for note in sheet.notes)
+
+
+def test_a_baseline_of_another_size_task_or_recipe_is_no_baseline() -> None:
+    plans = [planned(cell(size=100)), planned(cell(task=GLUE["cola"])), planned(cell(learning_rate=1e-5)), HALF]
+    *_, last = summarise(a_frame(plans, scored(plans, rising)))
+    assert last.cells[0].difference is None
+
+
+def test_permutations_are_summarised_over_orders_with_seeds_averaged_first() -> None:
+    orders = [
+        planned(cell(permuted(*order)), families=("permutation",))
+        for order in [(1, 0, 2, 3), (3, 2, 1, 0), (0, 2, 1, 3)]
+    ]
+    means = dict(zip((plan.cell for plan in orders), (0.50, 0.60, 0.70), strict=True))
+    results = scored(orders, lambda one, seed: means[one] + (seed - 2) / 100) + scored([PLAIN], lambda *_: 0.9)
+    (setting,) = summarise(a_frame([PLAIN, *orders], results))
+    row = setting.cells[-1]
+    assert (row.unit, row.planned, row.score.n, row.digest) == ("order", 3, 3, "")
+    assert row.score.mean == pytest.approx(0.60)
+    assert row.score.sd == pytest.approx(0.10)
+    assert row.difference is not None
+    assert row.difference.interval.mean == pytest.approx(-0.30)
+    assert row.difference.interval.n == 3
+    (sheet,) = setting_sheets(a_frame([PLAIN, *orders], results))
+    assert any("n counts orders" in note for note in sheet.notes)
+
+
+def test_an_order_without_a_score_is_counted_as_absent() -> None:
+    orders = [planned(cell(permuted(*order)), seeds=(1,)) for order in [(1, 0, 2, 3), (3, 2, 1, 0), (0, 2, 1, 3)]]
+    (setting,) = summarise(a_frame(orders, scored(orders[:2], rising)))
+    assert setting.cells[-1].marks == ("n = 2 of 3", "1 missing")
+
+
+def test_results_of_two_commits_and_images_are_noted_with_both() -> None:
+    new = a_provenance(git_commit="f" * 40, image="an/image@sha256:2")
+    results = [result(HALF.cell, 1, 0.5), result(HALF.cell, 2, 0.6), result(HALF.cell, 3, 0.7, provenance=new)]
+    (sheet,) = setting_sheets(a_frame([HALF], results))
+    mixed = [note for note in sheet.notes if note.startswith("Mixed provenance")]
+    assert len(mixed) == 3
+    assert mixed[0] == f"Mixed provenance: 2 git commits: {'a' * 40} (2 runs), {'f' * 40} (1 run)"
+    assert "no image (2 runs)" in mixed[1]
+
+
+def test_results_of_one_provenance_have_no_such_note() -> None:
+    (sheet,) = setting_sheets(a_frame([PLAIN, HALF], known()))  # type: ignore[arg-type]
+    assert not [note for note in sheet.notes if "provenance" in note]
+
+
+def test_seeds_outside_the_plan_move_no_number() -> None:
+    without = setting_sheets(a_frame([PLAIN, HALF], known()))[0]  # type: ignore[arg-type]
+    with_more = setting_sheets(a_frame([PLAIN, HALF], [*known(), result(HALF.cell, 9, 0.1)]))[0]  # type: ignore[list-item]
+    assert with_more.rows == without.rows
+    assert "Results of seeds outside the plan, in no number: 1." in with_more.notes
+
+
+def partial_frame() -> object:
+    plans = progressive_plans() + progressive_plans(task=GLUE["cola"], size="full")
+    one = plans[1].cell
+    results = [each for each in scored(plans[:-1], rising) if each.digest != one.digest]
+    return a_frame(plans, [*results, result(one, 1, 0.5), a_diverged(one, 2)])
+
+
+def test_no_table_ever_says_nan_or_none_or_na() -> None:
+    frame = partial_frame()
+    sheets = [*setting_sheets(frame), coverage_sheet(frame, Extras())]  # type: ignore[arg-type]
+    texts = [to_markdown(sheets, title="t"), to_latex(sheets, title="t")]
+    texts += [table_csv(frame), runs_csv(frame), coverage_csv(frame)]  # type: ignore[arg-type]
+    for text in texts:
+        assert not re.search(r"\b(nan|none|nat|inf)\b|<NA>|\\textless\{\}NA", text, re.IGNORECASE)
+
+
+def test_the_csv_of_the_table_has_full_precision_and_empty_fields() -> None:
+    results = [result(HALF.cell, 1, 1 / 3)]
+    (row,) = csv.DictReader(io.StringIO(table_csv(a_frame([planned(HALF.cell, seeds=(1,))], results))))
+    assert float(row["mean"]) == 1 / 3
+    assert (row["low"], row["difference"], row["n"], row["planned"]) == ("", "", "1", "1")
+    assert row["marks"] == "n = 1: no interval"
+    assert row["digest"] == HALF.cell.digest
+
+
+def test_the_csv_of_runs_has_a_row_per_run_and_reads_back() -> None:
+    rows = list(csv.DictReader(io.StringIO(runs_csv(a_frame([PLAIN, HALF], known()[:4])))))  # type: ignore[arg-type]
+    assert [row["status"] for row in rows] == ["done"] * 4 + ["missing"] * 2
+    assert rows[0]["finished_at"] == "2026-01-02T03:05:05+00:00"
+    assert rows[0]["planned"] == "true"
+    assert rows[-1]["score"] == ""
+
+
+def test_latex_has_one_tabular_per_setting_with_booktabs_rules() -> None:
+    plans = progressive_plans(size=100) + progressive_plans(size=500)
+    text = to_latex(setting_sheets(a_frame(plans, scored(plans, rising))), title="t")
+    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}", r"\caption{"):
+        assert text.count(command) == 2
+    assert "95\\% interval" in text
+
+
+def test_the_coverage_sheet_is_loud_where_a_run_is_short_and_only_there() -> None:
+    plans = progressive_plans(size=100) + progressive_plans(size=500)
+    sheet = coverage_sheet(a_frame(plans, scored(plans, rising)[:-1]), Extras())
+    assert [sheet.rows[index][1:5] for index in sorted(sheet.loud)] == [
+        ("sst2", "500", "", "all"),
+        ("sst2", "500", "", "progressive"),
+        ("all", "all", "", "all"),
+    ]
+    assert sheet.rows[-1][5:7] == ("30", "29 (96.6%)")
+    assert sheet.notes[0] == "INCOMPLETE: planned runs without a score: 1 of 30."
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "text"),
+    [
+        (0.5, False, "0.500"),
+        (-0.0001, True, "0.000"),
+        (0.0123, True, "+0.012"),
+        (-0.02, True, "-0.020"),
+        (None, True, "–"),
+    ],
+)
+def test_numbers_have_three_decimals_and_zero_no_sign(value: float | None, sign: bool, text: str) -> None:
+    assert number(value, sign=sign) == text
+
+
+def test_bounds_say_low_to_high() -> None:
+    assert bounds(mean_interval([-0.1, 0.1]), sign=True) == "-1.271 to +1.271"
+    assert bounds(mean_interval([0.1])) == "–"
