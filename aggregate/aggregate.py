@@ -19,7 +19,7 @@ from rich.text import Text
 from aggregate import figures, tables
 from aggregate.coverage import Extras, extras_in, notes, refuse_holes
 from aggregate.frame import frame
-from aggregate.text import prose
+from aggregate.text import prose, visible
 from jobs.found import Found
 from jobs.plan import PlannedCell
 from jobs.store import Failures
@@ -77,7 +77,7 @@ def aggregate_study(
         study: its name, title and note.
         planned: its cells with their seeds.
         found: `Store.all_results` of their digests.
-        failures: `Store.failures` of their digests.
+        failures: `Store.all_failures` of their digests.
         out: folder; files of an earlier aggregation are replaced, others are left alone.
         allow_partial: write although runs are missing, marked wherever they show.
         console: where the tables are printed; None prints nothing.
@@ -151,4 +151,4 @@ def _print(study: About, written: Written, console: Console) -> None:
         console.print()
         console.print(table)
     for file in written.files:
-        console.print(Text(f"wrote {file}"))
+        console.print(Text(f"wrote {visible(str(file))}"))

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation, Transform
@@ -60,6 +61,8 @@ _COLUMNS = 3
 _PANEL_INCHES = (3.9, 3.1)
 _LEGEND_LINE_INCHES = 0.17
 _SIDEWAYS_POINTS = 2.4
+_MOST_SIDEWAYS_POINTS = 10
+_MARGIN_LAYERS = 0.04
 
 
 @dataclass(frozen=True)
@@ -92,18 +95,29 @@ class Panel:
 
 
 def panels(frame: pd.DataFrame) -> list[Panel]:
-    """The progressive curves of a frame, tasks in its order and larger sizes first; empty where the study has none."""
+    """The progressive curves of a frame, tasks in its order and larger sizes first; empty where the study has none.
+
+    First a panel per task for the first variant of the study. Each other variant has panels of its own, in which the
+    first variant's curves of the same sizes stand beside it.
+    """
     settings = summarise(frame)
-    models = {setting.model for setting in settings}
-    found = []
+    several_models = len({setting.model for setting in settings}) > 1
+    by_context = {}
     for context in dict.fromkeys(setting.context for setting in settings):
         group = sorted((each for each in settings if each.context == context), key=lambda each: -each.rows)
-        curves = tuple(curve for setting in group for curve in _curves(setting))
-        if curves:
-            first = group[0]
-            parts = [first.task, first.model if len(models) > 1 else "", first.recipe]
+        by_context[context] = group[0], [curve for setting in group for curve in _curves(setting)]
+    variants = dict.fromkeys(curve.variant for _, curves in by_context.values() for curve in curves)
+    first_variant = "" if "" in variants else next(iter(variants), "")
+    found = []
+    for variant in sorted(variants, key=lambda each: each != first_variant):
+        for setting, curves in by_context.values():
+            sizes = {curve.size for curve in curves if curve.variant == variant}
+            drawn = [curve for curve in curves if curve.size in sizes and curve.variant in (variant, first_variant)]
+            parts = [setting.task, setting.model if several_models else "", setting.recipe]
+            parts.append("" if variant == first_variant else variant)
             title = ", ".join(part for part in parts if part)
-            found.append(Panel(title, first.metric, first.depth, first.chance, curves))
+            if drawn:
+                found.append(Panel(title, setting.metric, setting.depth, setting.chance, tuple(drawn)))
     return found
 
 
@@ -148,7 +162,7 @@ def _draw(found: Sequence[Panel], title: str) -> Figure:
     width, height = _PANEL_INCHES
     legend = _LEGEND_LINE_INCHES * max(len(panel.curves) for panel in found)
     size = (max(width * columns, 5.2), (height + legend) * rows + 0.8)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.05))
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
     looks = _looks(found)
@@ -173,7 +187,7 @@ def _looks(found: Sequence[Panel]) -> dict[tuple[str, str], Look]:
     return {
         (size, variant): (
             COLOURS[i % len(COLOURS)],
-            MARKERS[(i * len(variants) + j) % len(MARKERS)],
+            MARKERS[(j * len(sizes) + i) % len(MARKERS)],
             DASHES[j % len(DASHES)],
         )
         for i, size in enumerate(sizes)
@@ -185,7 +199,7 @@ def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[tuple[str, str], Look])
     axes.set_title(drawable(panel.title))
     axes.set_ylabel(drawable(metric_name(panel.metric)))
     axes.set_xlabel("preserved pretrained layers")
-    axes.set_xlim(-0.35, panel.depth + 0.35)
+    axes.set_xlim(-_MARGIN_LAYERS * panel.depth, (1 + _MARGIN_LAYERS) * panel.depth)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=13, integer=True, steps=[1, 2, 5, 10]))
     low, high = _limits(panel)
     axes.set_ylim(low, high)
@@ -194,8 +208,9 @@ def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[tuple[str, str], Look])
         axes.annotate("guessing", (1, panel.chance), xycoords=("axes fraction", "data"), xytext=(0, 2),
                       textcoords="offset points", ha="right", va="bottom", fontsize=7, color="#777777")  # fmt: skip
     handles = []
+    step = min(_SIDEWAYS_POINTS, _MOST_SIDEWAYS_POINTS / len(panel.curves))
     for index, curve in enumerate(panel.curves):
-        sideways = _SIDEWAYS_POINTS * (index - (len(panel.curves) - 1) / 2)
+        sideways = step * (index - (len(panel.curves) - 1) / 2)
         handles.append(_draw_curve(axes, curve, looks[curve.size, curve.variant], sideways))
     below = axes.transAxes + _points(axes, 0, -30)
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, borderaxespad=0)

@@ -130,6 +130,12 @@ def _cell_columns(cell: Cell) -> dict[str, Any]:
     }
 
 
+def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dictionaries, None where there is no value: thousands of small groups are slow as frames."""
+    columns = {str(name): column.astype(object).where(column.notna(), None).tolist() for name, column in table.items()}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
 _LOSS: Final = {"nan": "not a number", "inf": "infinite", "-inf": "minus infinity"}
 
 

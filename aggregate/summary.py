@@ -4,14 +4,15 @@ Law: a function of the frame and of nothing else. Only planned runs with a score
 how many were planned and what became of the others.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
 
-from aggregate.frame import STATUSES
-from aggregate.stats import Interval, Paired, differences, interval_over_units, paired_difference
+from aggregate.frame import STATUSES, rows
+from aggregate.stats import Interval, Paired, differences, interval_over_units, mean_interval, paired_difference
 from aggregate.text import counted
 from jobs.found import State
 
@@ -102,111 +103,115 @@ class Setting:
         return ", ".join(part for part in (self.task, size, self.model, self.recipe) if part)
 
 
+Runs = list[dict[str, Any]]
+"""Rows of the frame."""
+
+
 def summarise(frame: pd.DataFrame) -> list[Setting]:
     """All settings of the frame, in its order; within one, cells in its order, then a row over permutations."""
-    return [_setting(runs) for _, runs in frame.groupby(["context", "size"], sort=False, observed=True) if len(runs)]
+    return [_setting(group) for group in _grouped(rows(frame), "context", "size")]
 
 
-def scores_by_seed(runs: pd.DataFrame) -> dict[int, float]:
-    """Scores of the planned runs that have one."""
-    done = runs[runs["planned"] & (runs["status"] == "done")]
-    return {int(seed): float(score) for seed, score in zip(done["seed"], done["score"], strict=True)}
-
-
-def count_statuses(runs: pd.DataFrame) -> dict[State, int]:
+def count_statuses(frame: pd.DataFrame) -> dict[State, int]:
     """How many of the planned runs have each status, all statuses named."""
-    counts = runs.loc[runs["planned"], "status"].value_counts()
+    counts = frame.loc[frame["planned"], "status"].value_counts()
     return {status: int(counts.get(status, 0)) for status in STATUSES}
 
 
-def _setting(runs: pd.DataFrame) -> Setting:
-    first = runs.iloc[0]
-    plain = runs[runs["is_plain"]]
-    baseline = scores_by_seed(plain) if len(plain) else None
-    by_cell = [of_cell for _, of_cell in runs.groupby("digest", sort=False, observed=True)]
+def _grouped(runs: Runs, *columns: str) -> list[Runs]:
+    groups: dict[tuple[Any, ...], Runs] = {}
+    for run in runs:
+        groups.setdefault(tuple(run[column] for column in columns), []).append(run)
+    return list(groups.values())
+
+
+def _done(runs: Runs) -> Runs:
+    """The planned runs that have a score."""
+    return [run for run in runs if run["planned"] and run["status"] == "done"]
+
+
+def _scores(runs: Runs) -> dict[int, float]:
+    return {run["seed"]: run["score"] for run in _done(runs)}
+
+
+def _statuses(runs: Runs) -> dict[State, int]:
+    counts = Counter(run["status"] for run in runs if run["planned"])
+    return {status: counts[status] for status in STATUSES}
+
+
+def _setting(runs: Runs) -> Setting:
+    first = runs[0]
+    plain = [run for run in runs if run["is_plain"]]
+    baseline = _scores(plain) if plain else None
+    by_cell = _grouped(runs, "digest")
     cells = [_cell(of_cell, baseline) for of_cell in by_cell]
-    permuted = [of_cell for of_cell in by_cell if of_cell.iloc[0]["treatment_kind"] == "permute"]
+    permuted = [of_cell for of_cell in by_cell if of_cell[0]["treatment_kind"] == "permute"]
     if len(permuted) > 1:
         cells.append(_permutations(permuted, baseline))
     return Setting(
-        model=str(first["model"]),
-        task=str(first["task"]),
-        size=str(first["size"]),
-        rows=int(first["rows"]),
-        recipe=str(first["recipe"]),
-        context=str(first["context"]),
-        depth=int(first["depth"]),
-        metric=str(first["metric"]),
-        chance=_optional(first["chance"]),
+        **{name: first[name] for name in ("model", "task", "size", "rows", "recipe", "context", "depth", "metric")},
+        chance=first["chance"],
         cells=tuple(cells),
-        provenances=_provenances(runs),
-        unplanned=int((~runs["planned"]).sum()),
+        provenances=_provenances(_done(runs)),
+        unplanned=sum(not run["planned"] for run in runs),
     )
 
 
-def _cell(runs: pd.DataFrame, baseline: dict[int, float] | None) -> CellSummary:
-    first = runs.iloc[0]
-    scores = scores_by_seed(runs)
-    kept = first["preserved_layers"]
-    is_plain = bool(first["is_plain"])
+def _cell(runs: Runs, baseline: dict[int, float] | None) -> CellSummary:
+    first, scores = runs[0], _scores(runs)
     return CellSummary(
-        digest=str(first["digest"]),
-        cell=str(first["cell"]),
-        treatment=str(first["treatment"]),
-        variant=str(first["variant"]),
-        families=tuple(first["families"]),
-        preserved_layers=None if kept is pd.NA else int(kept),
-        is_plain=is_plain,
-        planned=int(runs["planned"].sum()),
-        runs=count_statuses(runs),
-        score=interval_over_units([[score] for score in scores.values()]),
-        difference=None if is_plain or baseline is None else paired_difference(scores, baseline),
+        digest=first["digest"],
+        cell=first["cell"],
+        treatment=first["treatment"],
+        variant=first["variant"],
+        families=first["families"],
+        preserved_layers=first["preserved_layers"],
+        is_plain=first["is_plain"],
+        planned=sum(run["planned"] for run in runs),
+        runs=_statuses(runs),
+        score=mean_interval(list(scores.values())),
+        difference=None if first["is_plain"] or baseline is None else paired_difference(scores, baseline),
     )
 
 
-def _permutations(permuted: Sequence[pd.DataFrame], baseline: dict[int, float] | None) -> CellSummary:
+def _permutations(permuted: list[Runs], baseline: dict[int, float] | None) -> CellSummary:
     """All orders of a setting as one row: seeds averaged first, n = number of orders."""
-    scores = [scores_by_seed(runs) for runs in permuted]
+    scores = [_scores(runs) for runs in permuted]
     unpaired = {seed for of_order in scores for seed in of_order if seed not in (baseline or {})}
     difference = Paired(
         interval_over_units([differences(of_order, baseline or {}) for of_order in scores]), tuple(sorted(unpaired))
     )
-    families = dict.fromkeys(name for runs in permuted for name in runs.iloc[0]["families"])
     return CellSummary(
         digest="",
         cell="",
         treatment=f"permute: mean over {len(permuted)} orders",
         variant="",
-        families=tuple(families),
+        families=tuple(dict.fromkeys(name for runs in permuted for name in runs[0]["families"])),
         preserved_layers=None,
         is_plain=False,
         planned=len(permuted),
-        runs=count_statuses(pd.concat(permuted)),
+        runs=_statuses([run for runs in permuted for run in runs]),
         score=interval_over_units([list(of_order.values()) for of_order in scores]),
         difference=None if baseline is None else difference,
         unit="order",
     )
 
 
-def _provenances(runs: pd.DataFrame) -> Provenances:
-    done = runs[runs["planned"] & (runs["status"] == "done")]
-    return Provenances(
-        git_commits=_counts(done["git_commit"]),
-        images=_counts(done["image"].fillna("no image")),
-        numerics=_counts(done["numerics"]),
-    )
+def _provenances(done: Runs) -> Provenances:
+    def counts(column: str) -> dict[str, int]:
+        names = Counter(run[column] or "none" for run in done)
+        return dict(sorted(names.items()))
 
-
-def _counts(values: "pd.Series[Any]") -> dict[str, int]:
-    counts = values.value_counts().sort_index()
-    return {str(name): int(count) for name, count in counts.items()}
-
-
-def _optional(value: object) -> float | None:
-    return None if value is pd.NA else float(str(value))
+    return Provenances(counts("git_commit"), counts("image"), counts("numerics"))
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    shown = ", ".join(map(str, seeds[:5]))
-    more = f" and {len(seeds) - 5} more" if len(seeds) > 5 else ""
-    return f"{'seed' if len(seeds) == 1 else 'seeds'} {shown}{more}"
+    """`seed 4`, `seeds 1, 4 to 10`: all of them, neighbours as a range."""
+    ranges: list[list[int]] = []
+    for seed in sorted(seeds):
+        if ranges and seed == ranges[-1][-1] + 1:
+            ranges[-1].append(seed)
+        else:
+            ranges.append([seed])
+    words = [f"{each[0]} to {each[-1]}" if len(each) > 2 else ", ".join(map(str, each)) for each in ranges]
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(words)}"

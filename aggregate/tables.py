@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aggregate.coverage import Extras, coverage, notes
-from aggregate.frame import STATUSES
+from aggregate.frame import STATUSES, rows
 from aggregate.stats import LEVEL, Interval
 from aggregate.summary import CellSummary, Setting, summarise
 from aggregate.text import latex, markdown, prose, spreadsheet, visible
@@ -28,6 +28,9 @@ HEADER = (
     "treatment", "cell", "kept", "n", "mean", "95% interval", "sd", "difference", "95% interval", "pairs", "marks",
 )  # fmt: skip
 """`kept` counts preserved layers; `difference` is to plain finetuning, with its own interval and number of pairs."""
+
+MOST_NOTES = 12
+"""Notes below a table in the terminal; the files have them all."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ def _n(cell: CellSummary) -> str:
 
 def _setting_notes(setting: Setting) -> tuple[str, ...]:
     lines = ["Mean and 95% Student t interval (n - 1 degrees of freedom) over seeds, given one validation set."]
+    if any(cell.preserved_layers is not None for cell in setting.cells):
+        lines.append("Kept: pretrained layers below the redrawn ones, where these reach up to the top.")
     if not any(cell.is_plain for cell in setting.cells):
         lines.append("The study has no plain finetuning here, so no differences are shown.")
     else:
@@ -94,19 +99,19 @@ def _setting_notes(setting: Setting) -> tuple[str, ...]:
 
 def coverage_sheet(frame: pd.DataFrame, extras: Extras) -> Sheet:
     """Coverage as a sheet: each count with its share, and every hole named below."""
-    table = _records(coverage(frame))
-    rows = []
+    table = rows(coverage(frame))
+    lines = []
     for row in table:
         shares = [
             f"{row[status]} ({row[f'{status}_percent']:.1f}%)" if status == "done" or row[status] else "0"
             for status in STATUSES
         ]
         where = [row[name] for name in ("model", "task", "size", "recipe", "family")]
-        rows.append((*where, str(row["planned"]), *shares))
+        lines.append((*where, str(row["planned"]), *shares))
     return Sheet(
         title="Coverage",
         header=("model", "task", "size", "recipe", "family", "planned", *STATUSES),
-        rows=tuple(rows),
+        rows=tuple(lines),
         numeric=frozenset(range(5, 6 + len(STATUSES))),
         loud=frozenset(index for index, row in enumerate(table) if row["done"] < row["planned"]),
         notes=tuple(notes(frame, extras)),
@@ -182,7 +187,10 @@ def _latex_table(sheet: Sheet) -> str:
 
 def to_rich(sheet: Sheet) -> Table:
     """A table for the terminal: every cell is a `Text`, so nothing in it is markup, and loud rows are red."""
-    title, caption = Text(prose(sheet.title)), Text("\n".join(map(prose, sheet.notes)))
+    lines = [prose(text) for text in sheet.notes[:MOST_NOTES]]
+    if more := len(sheet.notes) - len(lines):
+        lines.append(f"... and {more} more")
+    title, caption = Text(prose(sheet.title)), Text("\n".join(lines))
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column, name in enumerate(sheet.header):
         table.add_column(Text(name), justify="right" if column in sheet.numeric else "left")
@@ -233,26 +241,20 @@ def _flat(setting: Setting, cell: CellSummary) -> dict[str, object]:
 def runs_csv(frame: pd.DataFrame) -> str:
     """The frame itself as CSV, a row per run; timestamps in ISO 8601, lists joined by semicolons."""
     return to_csv(
-        [{name: _field(value) for name, value in row.items()} for row in _records(frame)],
+        [{name: _field(value) for name, value in row.items()} for row in rows(frame)],
         header=[str(name) for name in frame.columns],
     )
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _field(value: Any) -> object:
     if isinstance(value, tuple):
         return "; ".join(value)
-    if pd.isna(value):
-        return None
     return value.isoformat() if isinstance(value, pd.Timestamp) else value
 
 
 def coverage_csv(frame: pd.DataFrame) -> str:
     """`coverage` as CSV."""
-    return to_csv(_records(coverage(frame)))
+    return to_csv(rows(coverage(frame)))
 
 
 def to_csv(records: Sequence[Mapping[str, object]], header: Sequence[str] = ()) -> str:

@@ -111,6 +111,12 @@ class Probe(Frozen):
     encoder_dropout: bool = False
     """Dropout in the frozen encoder while the classifier trains (on in the released code)."""
 
+    @model_validator(mode="after")
+    def _dropout_needs_steps(self) -> Probe:
+        if self.encoder_dropout and self.fit == "converged":
+            raise ValueError("encoder_dropout draws anew at each step, and fit: converged takes none")
+        return self
+
 
 class Truncate(Frozen):
     """Keep the first `depth` layers and finetune them: the control for "redrawn layers act as identity"."""
@@ -252,7 +258,9 @@ class Cell(Frozen):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of one run."""
+        """Optimiser steps of one run; none for a probe that is fitted to convergence in one go."""
+        if isinstance(self.treatment, Probe) and self.treatment.fit == "converged":
+            return 0
         return self.recipe.steps(self.rows)
 
     @property

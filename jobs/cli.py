@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +26,8 @@ from jobs.plan import Plan, PlannedCell
 from jobs.study import Study, load_study, shipped_studies, study_schema
 
 if TYPE_CHECKING:
-    from jobs.store import Found, Store
+    from jobs.found import Found
+    from jobs.store import Store
 
 app = typer.Typer(
     help="Which layers of a pretrained transformer does a task use? Partial reinitialisation as batch jobs.",
@@ -186,7 +188,7 @@ def inspect(
     chosen = load_study(study).plan().find(cell).cell
     reports = inspect_cell(chosen, seed, Places(_places(place)))
     if output is Output.JSON:
-        parameters = [each.model_dump(mode="json") for each in reports]
+        parameters = [asdict(each) for each in reports]
         _print_json({"cell": chosen.name, "seed": seed, "parameters": parameters})
         return
     console.print(f"[bold]{escape(chosen.name)}[/bold] seed {seed}")
@@ -203,21 +205,14 @@ def aggregate(
     ] = False,
 ) -> None:
     """Make the tables and figures of a study from the results in a store."""
-    from aggregate.summary import aggregate_study
+    from aggregate.aggregate import aggregate_study
 
     loaded = load_study(study)
     planned = loaded.plan()
     opened = _open(store)
     digests = {each.cell.digest for each in planned}
-    aggregate_study(
-        loaded,
-        planned,
-        opened.all_results(digests),
-        opened.all_failures(digests),
-        _folder(out),
-        allow_partial=allow_partial,
-        console=console,
-    )
+    found, failures = opened.all_results(digests), opened.all_failures(digests)
+    aggregate_study(loaded, planned, found, failures, _folder(out), allow_partial=allow_partial, console=console)
 
 
 @app.command()

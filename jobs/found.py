@@ -136,7 +136,7 @@ def require_schema(data: bytes) -> None:
     """
     try:
         fields = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NotVerifiedError(f"not JSON: {_looks_like(data)}") from error
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     if version != SCHEMA_VERSION:

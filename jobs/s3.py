@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials
     from botocore.exceptions import ClientError
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef, ListObjectsV2RequestTypeDef
 
 Checksums = Literal["when_supported", "when_required"]
 CHECKSUMS: Final = ("when_supported", "when_required")
@@ -32,6 +32,8 @@ CHECKSUMS: Final = ("when_supported", "when_required")
 CONNECT_SECONDS: Final = 10
 READ_SECONDS: Final = 60
 CONNECTIONS: Final = 32
+PAGE_KEYS: Final = 1000
+"""Keys of one LIST; no server gives more."""
 
 REMEDIES: Final[dict[str, str]] = {
     "AccessDenied": "give this identity s3:PutObject, s3:GetObject and s3:ListBucket on the bucket and prefix",
@@ -110,10 +112,8 @@ class S3Objects:
     def _page(self, prefix: str, token: str) -> ListObjectsV2OutputTypeDef:
         below = self.prefix + check_key(prefix.rstrip("/")) + "/"
         with self._translated(prefix, "listed"):
-            if token:
-                page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=below, ContinuationToken=token)
-            else:
-                page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=below)
+            where: ListObjectsV2RequestTypeDef = {"Bucket": self.bucket, "Prefix": below, "MaxKeys": PAGE_KEYS}
+            page = self._client.list_objects_v2(**where, **({"ContinuationToken": token} if token else {}))
         # An error in the body of a 200 parses as a page without anything in it, which would read as "nothing done".
         if "IsTruncated" not in page or any(not entry["Key"].startswith(below) for entry in page.get("Contents", ())):
             raise TransientError(
@@ -162,7 +162,7 @@ class S3Objects:
     def _identity(self) -> str:
         if (known := self._credentials()) is None:
             return "without credentials"
-        return f"as access key ending in {(known[1].access_key or "")[-4:]} from {known[0]}"
+        return f"as access key ending in {(known[1].access_key or '')[-4:]} from {known[0]}"
 
     @contextmanager
     def _translated(self, key: str, verb: str) -> Iterator[None]:

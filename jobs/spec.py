@@ -96,7 +96,7 @@ def refusal(found: Sequence[Mistake], where: Callable[[Loc], str] = path_text, s
             where=where(mistake.loc) or None,
             expected=mistake.expected,
             got=None if mistake.got is None else _short(mistake.got),
-            allowed=mistake.allowed,
+            allowed=None if mistake.allowed is None else _short(mistake.allowed),
             remedy=mistake.remedy,
         )
         for mistake in found
@@ -134,7 +134,8 @@ def translated(model: type[BaseModel], data: object, error: ValidationError) -> 
 
 def _mistake(model: type[BaseModel], loc: Loc, group: list[ErrorDetails]) -> Mistake:
     # A branch that refused the value for its type was not the one that was meant, if another looked closer.
-    group = [each for each in group if not each["type"].endswith("_type")] or group
+    if any(not each["type"].endswith(("_type", "literal_error")) for each in group):
+        group = [each for each in group if not each["type"].endswith("_type")]
     first, field = group[0], path_text(loc[-1:])
     context = first.get("ctx", {})
     if first["type"] == "extra_forbidden":
@@ -150,7 +151,8 @@ def _mistake(model: type[BaseModel], loc: Loc, group: list[ErrorDetails]) -> Mis
         return Mistake((*loc, key), f"unknown {key} `{context['tag']}`", allowed=allowed, remedy=remedy)
     expected = " or ".join(dict.fromkeys(map(_expectation, group)))
     key = next((part for part in reversed(loc) if isinstance(part, str)), "")
-    return Mistake(loc, f"wrong value for `{key}`", expected=expected, got=first["input"])
+    got = "null" if first["input"] is None else first["input"]
+    return Mistake(loc, f"wrong value for `{key}`", expected=expected, got=got)
 
 
 def _expectation(details: ErrorDetails) -> str:

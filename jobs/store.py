@@ -1,9 +1,9 @@
 """`Store`: results, predictions, failures and logs of all studies under one root, `s3://...` or `file:///...`.
 
-Law: a write is done when it has been read back. Predictions come before the result that names them, so that a result
-never names what is not there. Keys of results and predictions carry the hash of their bytes: an object is immutable and
-checks itself, and no two writers ever put different bytes under one key. A read that fails is repeated, then raised;
-it never reads as "absent". What an object says is believed only once it is verified, see `jobs.found`.
+Law: a write is done when it has been read back, and a read that fails never means "absent" (`jobs.patient`).
+Predictions come before the result that names them, so that a result never names what is not there. Keys of results
+and predictions carry the hash of their bytes: an object is immutable and checks itself, and no two writers ever put
+different bytes under one key. What an object says is believed only once it is verified (`jobs.found`).
 
     runs/<digest>/<seed>.<science12>.<body12>.json      predictions/<sha256>
     failures/<digest>/<attempt>.json                    logs/<digest>/<attempt>.txt         checks/<sha256>
@@ -13,29 +13,34 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from pydantic import ValidationError
 
-from jobs.errors import ConfigurationError, DataError, SpecError, TransientError
-from jobs.found import Damaged, Found, NotVerifiedError, Verified, explain, require_schema, settle, verify
-from jobs.objects import Objects, check_key, open_objects
+from jobs.errors import DataError, SpecError, TransientError
+from jobs.found import (
+    Contradiction,
+    Damaged,
+    Duplicate,
+    Found,
+    NotVerifiedError,
+    State,
+    Verified,
+    explain,
+    require_schema,
+    settle,
+    verify,
+)
+from jobs.objects import Objects, open_objects
+from jobs.patient import PAUSES, PatientObjects, in_parallel, size
 from jobs.result import DivergedRun, Failure, RunResult
 
-PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
-"""Seconds between the tries of one read or write, on top of what a backend repeats by itself."""
-
-THREADS: Final = 16
-"""Reads at a time."""
+__all__ = ["Contradiction", "Damaged", "Duplicate", "Failures", "Found", "State", "Store", "open_store"]
 
 PROBE: Final = b"written by `reinit` to see that this store can be written and read\n"
 """Content of the one object under `checks/`: the same from every host, so that checks never pile up."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class Store:
 
     def __init__(self, objects: Objects, *, pauses: tuple[float, ...] = PAUSES) -> None:
         self._objects = objects
-        self._pauses = pauses
+        self._patient = PatientObjects(objects, pauses)
 
     @property
     def url(self) -> str:
@@ -99,7 +104,7 @@ class Store:
                 "what was written to the store does not read back",
                 where=f"{self.url}/{key}",
                 expected=f"{len(PROBE)} bytes, as written, from {self.describe()}",
-                got=_size(read),
+                got=size(read),
             )
         if key not in set(self._objects.keys("checks/")):
             raise TransientError(
@@ -132,8 +137,8 @@ class Store:
         if named != given:
             raise DataError("predictions are not those that the result names", expected=named, got=given)
         if predictions is not None:
-            self._write(f"predictions/{named}", predictions)
-        self._write(result.key, result.to_bytes())
+            self._patient.write(f"predictions/{named}", predictions)
+        self._patient.write(result.key, result.to_bytes())
         return result.key
 
     def put_failure(self, failure: Failure) -> str:
@@ -144,7 +149,7 @@ class Store:
             ConfigurationError: another attempt has the same name, or the store refuses.
             TransientError: not known to be kept.
         """
-        return self._write_once(failure.key, failure.model_dump_json(indent=1).encode())
+        return self._patient.write_once(failure.key, failure.model_dump_json(indent=1).encode())
 
     def put_log(self, digest: str, attempt: str, text: str) -> str:
         """Keep what an attempt said; returns its key.
@@ -152,42 +157,7 @@ class Store:
         Raises:
             SpecError, ConfigurationError, TransientError: as in `put_failure`.
         """
-        return self._write_once(f"logs/{_checked(digest)}/{attempt}.txt", text.encode(errors="replace"))
-
-    def _write_once(self, key: str, data: bytes) -> str:
-        """Write under a key that does not carry a hash: never over other bytes."""
-        there = self._get(check_key(key))
-        if there not in (None, data):
-            raise ConfigurationError(
-                "another attempt has the same name",
-                where=f"{self.url}/{key}",
-                expected="no such object yet",
-                got=_size(there),
-                remedy="give each attempt a name of its own, such as the pod's",
-            )
-        return self._write(key, data)
-
-    def _write(self, key: str, data: bytes) -> str:
-        """Put and read back until the bytes are there: a server may say 200 and keep nothing, or half."""
-        for pause in (*self._pauses, None):
-            try:
-                self._objects.put(key, data)
-                read = self._objects.get(key)
-            except TransientError:
-                if pause is None:
-                    raise
-            else:
-                if read == data:
-                    return key
-                if pause is None:
-                    raise TransientError(
-                        f"an object was written {len(self._pauses) + 1} times and does not read back",
-                        where=f"{self.url}/{key}",
-                        expected=f"{len(data)} bytes, as written, from {self.describe()}",
-                        got=_size(read),
-                    )
-            time.sleep(pause)
-        raise AssertionError("the last pass returns or raises")
+        return self._patient.write_once(f"logs/{_checked(digest)}/{attempt}.txt", text.encode(errors="replace"))
 
     # ---------------------------------------------------------------------------------------------------- reading
 
@@ -199,8 +169,8 @@ class Store:
             TransientError: not all could be read.
             ConfigurationError: the store refuses.
         """
-        keys = self._keys(f"runs/{_checked(digest)}/")
-        return self._settled(digest, self._parallel(self._read_result, keys))
+        keys = self._patient.keys(f"runs/{_checked(digest)}/")
+        return self._settled(digest, in_parallel(self._read_result, keys))
 
     def all_results(self, digests: Collection[str]) -> dict[str, Found]:
         """The runs of many cells by one LIST of all; objects of other cells are not read.
@@ -212,11 +182,11 @@ class Store:
             SpecError, TransientError, ConfigurationError: as in `results`.
         """
         read: dict[str, list[Verified | Damaged]] = {_checked(digest): [] for digest in digests}
-        for each in self._parallel(self._read_result, _of(read, self._keys("runs/"))):
+        for each in in_parallel(self._read_result, _of(read, self._patient.keys("runs/"))):
             read[_digest_in(each.key)].append(each)
         return {digest: self._settled(digest, objects) for digest, objects in read.items()}
 
-    def failures(self, digests: Collection[str]) -> dict[str, Failures]:
+    def all_failures(self, digests: Collection[str]) -> dict[str, Failures]:
         """Records of attempts for many cells, by one LIST.
 
         Returns:
@@ -226,8 +196,8 @@ class Store:
             SpecError, TransientError, ConfigurationError: as in `results`.
         """
         read: dict[str, list[Failure | Damaged]] = {_checked(digest): [] for digest in digests}
-        keys = list(_of(read, self._keys("failures/")))
-        for key, each in zip(keys, self._parallel(self._read_failure, keys), strict=True):
+        keys = list(_of(read, self._patient.keys("failures/")))
+        for key, each in zip(keys, in_parallel(self._read_failure, keys), strict=True):
             read[_digest_in(key)].append(each)
         return {
             digest: Failures(
@@ -252,7 +222,7 @@ class Store:
             return data
 
         key = f"predictions/{_checked(sha256)}"
-        read = self._read(key, parse)
+        read = self._patient.read(key, parse)
         if isinstance(read, Damaged):
             raise DataError(
                 "predictions cannot be read",
@@ -268,65 +238,10 @@ class Store:
         return settle(digest, verified, [each for each in objects if isinstance(each, Damaged)])
 
     def _read_result(self, key: str) -> Verified | Damaged:
-        return self._read(key, verify)
+        return self._patient.read(key, verify)
 
     def _read_failure(self, key: str) -> Failure | Damaged:
-        return self._read(key, _failure)
-
-    def _read(self, key: str, parse: Callable[[str, bytes], T]) -> T | Damaged:
-        """What `parse` makes of an object. The same wrong bytes twice are damage; changing ones are the transport's.
-
-        Raises:
-            TransientError: every read was wrong in another way.
-        """
-        try:
-            check_key(key)
-        except SpecError as error:
-            return Damaged(key, error.problem)
-        before: bytes | None = b"\0 not read yet"
-        reason = ""
-        for pause in (*self._pauses, None):
-            data = self._get(key)
-            try:
-                if data is None:
-                    raise NotVerifiedError("it is not there")
-                return parse(key, data)
-            except NotVerifiedError as error:
-                reason = str(error)
-            if data == before:
-                return Damaged(key, reason)
-            before = data
-            if pause is not None:
-                time.sleep(pause)
-        raise TransientError(
-            "an object reads differently each time",
-            where=f"{self.url}/{key}",
-            expected=f"one answer from {self.describe()}",
-            got=reason,
-        )
-
-    def _get(self, key: str) -> bytes | None:
-        return self._patiently(lambda: self._objects.get(key))
-
-    def _keys(self, prefix: str) -> list[str]:
-        """All keys below `prefix`, sorted; a listing that breaks off is begun again."""
-        return self._patiently(lambda: sorted(set(self._objects.keys(prefix))))
-
-    def _patiently(self, read: Callable[[], T]) -> T:
-        for pause in self._pauses:
-            try:
-                return read()
-            except TransientError:
-                time.sleep(pause)
-        return read()
-
-    def _parallel(self, read: Callable[[str], T], keys: Iterable[str]) -> list[T]:
-        pool = ThreadPoolExecutor(THREADS)
-        try:
-            return list(pool.map(read, keys))
-        finally:
-            # The first error ends the wait for the others.
-            pool.shutdown(cancel_futures=True)
+        return self._patient.read(key, _failure)
 
 
 def _failure(key: str, data: bytes) -> Failure:
@@ -353,7 +268,3 @@ def _checked(digest: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise SpecError("not a sha256", expected="64 hex digits", got=repr(digest)[:100])
     return digest
-
-
-def _size(data: bytes | None) -> str:
-    return "no object" if data is None else f"{len(data)} bytes: {data[:60]!r}"

@@ -15,13 +15,13 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from jobs.cell import Cell, Model, Probe, Recipe, Size, Treatment
 from jobs.errors import SpecError
 from jobs.families import AnyFamily, Family
 from jobs.plan import Plan, PlannedCell
-from jobs.spec import Mistake, nearest, refusal, validated
+from jobs.spec import Mistake, nearest, refusal, translated, validated
 from jobs.tasks import GLUE, Frozen, Name, Task
 from jobs.yamlfile import Document, Loc, parse_yaml, read_yaml
 
@@ -185,7 +185,12 @@ def _treated(family: Family, recipe: Recipe) -> object:
 def _misfits(study: Study) -> Iterator[Mistake]:
     """What does not fit the model."""
     for index, family in enumerate(study.families):
-        for mistake in family.misfits(study.model.layers):
+        found = list(family.misfits(study.model.layers))
+        try:
+            _ = found or list(family.treatments(study.model.layers))
+        except ValidationError as error:  # options that a treatment does not allow together
+            found = translated(type(family), {}, error)
+        for mistake in found:
             yield mistake.below("families", index)
 
 

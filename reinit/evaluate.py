@@ -57,8 +57,9 @@ def _metric(metric: Metric, truth: NDArray[np.float64], guesses: NDArray[np.gene
     if metric in ("pearson", "spearman"):
         if np.ptp(truth) == 0 or np.ptp(guesses) == 0:
             return 0.0
-        correlation = stats.pearsonr if metric == "pearson" else stats.spearmanr
-        return float(correlation(truth, guesses).statistic)
+        if metric == "pearson":
+            return float(stats.pearsonr(truth, guesses).statistic)
+        return float(stats.spearmanr(truth, guesses).statistic)
     classes = truth.astype(np.int64)
     if metric == "accuracy":
         return float(sk.accuracy_score(classes, guesses))

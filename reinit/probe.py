@@ -46,7 +46,8 @@ class ProbeNetwork(nn.Module):
         # Under its own name, so that parameters are called as in the network that they come from.
         self.add_module(self._prefix, network.base_model)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(network.config.hidden_size, outputs, device=network.device)
+        # Without values: torch would draw them from the global generator, `prepare` draws them from the classifier's.
+        self.classifier = nn.utils.skip_init(nn.Linear, network.config.hidden_size, outputs, device=str(network.device))
 
     @property
     def encoder(self) -> nn.Module:

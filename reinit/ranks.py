@@ -15,6 +15,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
 import torch.distributed
+from torch._C._distributed_c10d import HashStore  # torch.distributed has it, but does not export it to type checkers
 
 from jobs.errors import ConfigurationError
 
@@ -69,8 +70,7 @@ def join_ranks() -> Ranks:
     if not torch.distributed.is_initialized():
         backend = "nccl" if gpu else "gloo"
         if world_size == 1:
-            store = torch.distributed.HashStore()
-            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+            torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         else:
             torch.distributed.init_process_group(backend, init_method="env://")
     _join_deepspeed(backend="nccl" if gpu else "gloo")

@@ -18,8 +18,9 @@ from jobs.result import DivergedRun, Provenance, RunResult, now
 from reinit.data import Example, TaskTokens
 from reinit.evaluate import Logits, encode_predictions, predict, score
 from reinit.network import Network
+from reinit.probe import ProbeNetwork
 from reinit.ranks import Ranks
-from reinit.train import DivergedError, OnStep, train
+from reinit.train import DivergedError, OnStep, fit_probe, train
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ def run_cell(
     try:
         network.prepare(cell, seed)
         examples = tokens.subset(cell.size, seed)
-        train_loss = train(network, examples, cell, seed, ranks, on_step)
+        if isinstance(network.module, ProbeNetwork) and cell.steps == 0:
+            train_loss = fit_probe(network.module, examples, network.pad_token, ranks)
+        else:
+            train_loss = train(network, examples, cell, seed, ranks, on_step)
         network.before_scoring(cell, seed)
         logits = _predict(cell, network, tokens.scored, ranks)
     except DivergedError as error:
@@ -71,7 +75,7 @@ def run_cell(
         },
         validation_rows={split: len(values) for split, values in logits.items()},
         train_rows=len(examples),
-        steps=cell.recipe.steps(len(examples)),
+        steps=cell.steps,
         train_loss=train_loss,
         predictions=hashlib.sha256(predictions).hexdigest(),
     )

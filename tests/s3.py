@@ -4,6 +4,7 @@ Law: nothing is faked and nothing is left behind. `tests/conftest.py` names this
 starts with the first test that asks for `s3_server`, and each test has a bucket of its own.
 """
 
+import functools
 import itertools
 import os
 import shutil
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
+import botocore.session
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import create_loader
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -35,6 +38,8 @@ FLAGS = [
     "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
 ]  # fmt: skip
 AWS = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE")
+
+one_loader = functools.cache(create_loader)
 
 
 @dataclass
@@ -119,11 +124,17 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         process.kill()
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+        # The server's own Unix sockets, one for each of its ports.
+        for port in ports.values():
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)
 
 
 @pytest.fixture
 def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """A fresh bucket, reached by the environment of this process and of those that it starts."""
+    # Each client reads a megabyte of JSON about S3: once is enough.
+    monkeypatch.setattr(botocore.session, "create_loader", one_loader)
     for name in AWS:
         monkeypatch.delenv(name, raising=False)
     for name, value in s3_server.environment.items():

@@ -59,9 +59,10 @@ def scored(plans: Sequence[PlannedCell], score: Callable[[Cell, int], float | No
 
 def found(results: Iterable[RunResult | DivergedRun], contradictions: Iterable[Contradiction] = ()) -> dict[str, Found]:
     by_cell: dict[str, dict[int, RunResult | DivergedRun]] = {}
-    for one in results:
-        by_cell.setdefault(one.digest, {})[one.seed] = one
     against = list(contradictions)
+    for one in results:
+        if (one.digest, one.seed) not in {(each.digest, each.seed) for each in against}:
+            by_cell.setdefault(one.digest, {})[one.seed] = one
     digests = dict.fromkeys([*by_cell, *(one.digest for one in against)])
     return {
         digest: Found(digest, by_cell.get(digest, {}), tuple(one for one in against if one.digest == digest))

@@ -17,7 +17,7 @@ from jobs.result import DivergedRun, RunResult
 from jobs.store import open_store
 from tests.aggregate.evil import EVIL
 from tests.aggregate.runs import SMALL, a_frame, cell, permuted, planned, progressive_plans, rising, scored
-from tests.make import a_failure, a_provenance, a_result
+from tests.make import a_failure, a_provenance, a_result, some_predictions
 
 PLANS = progressive_plans()
 RESULTS = scored(PLANS, rising)
@@ -131,14 +131,14 @@ def test_evil_names_titles_and_notes_reach_no_file_unescaped(tmp_path: Path) -> 
 def test_what_a_store_holds_becomes_tables_with_its_failures_damage_and_duplicates_said(tmp_path: Path) -> None:
     store = open_store((tmp_path / "store").as_uri())
     for one in HOLE:
-        store.put(one)
+        store.put(one, some_predictions(one.seed))
     again = a_result(HOLE[0].cell, HOLE[0].seed, score=0.5, later=9_999, provenance=a_provenance(device="another"))
-    store.put(again)
+    store.put(again, some_predictions(again.seed))
     lost = RESULTS[0]
     store.put_failure(a_failure(lost.cell, lost.seed, reason="out of memory"))
     (tmp_path / "store" / lost.key).write_bytes(b"<Error/>")
     digests = [each.cell.digest for each in PLANS]
-    found, failures = store.all_results(digests), store.failures(digests)
+    found, failures = store.all_results(digests), store.all_failures(digests)
     with pytest.raises(DataError) as caught:
         aggregate_study(About(), PLANS, found, failures, tmp_path / "out")
     assert f"failed: {lost.cell.name}, seed 1: out of memory" in str(caught.value)

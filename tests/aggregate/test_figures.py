@@ -135,15 +135,23 @@ def test_a_study_without_progressive_cells_has_no_figure() -> None:
     assert figures.progressive(a_frame(plans, scored(plans, rising))) is None
 
 
-def test_variants_are_lines_of_their_own_and_share_plain_finetuning() -> None:
+def test_a_variant_has_panels_of_its_own_beside_the_first_and_shares_plain_finetuning() -> None:
     kept = [planned(plan.cell, families=("kept-layernorm",)) for plan in progressive_plans(keep_layernorm=True)]
     plans = {plan.cell.digest: plan for plan in [*kept, *progressive_plans()]}
     both = [
         planned(plan.cell, families=("progressive", "kept-layernorm")) if plan.cell.treatment == Reinit() else plan
         for plan in plans.values()
     ]
-    (panel,) = figures.panels(a_frame(both, scored(both, rising)))
-    assert [(curve.variant, len(curve.points)) for curve in panel.curves] == [("LayerNorm kept", 5), ("", 5)]
+    first, second = figures.panels(a_frame(both, scored(both, rising)))
+    assert (first.title, [curve.variant for curve in first.curves]) == ("sst2", [""])
+    assert second.title == "sst2, LayerNorm kept"
+    assert [(curve.variant, len(curve.points)) for curve in second.curves] == [("LayerNorm kept", 5), ("", 5)]
+
+
+def test_a_study_of_one_variant_has_it_in_the_first_panels() -> None:
+    plans = progressive_plans(init="released")
+    (panel,) = figures.panels(a_frame(plans, scored(plans, rising)))
+    assert (panel.title, [curve.variant for curve in panel.curves]) == ("sst2", ["init released"])
 
 
 def test_every_line_differs_from_every_other_in_colour_or_dash_and_in_marker() -> None:

@@ -17,6 +17,7 @@ from aggregate.tables import (
     table_csv,
     to_latex,
     to_markdown,
+    to_rich,
 )
 from jobs.found import Contradiction
 from jobs.tasks import GLUE
@@ -88,6 +89,12 @@ def test_seeds_without_a_baseline_are_named() -> None:
     assert sheet.rows[1][9:] == ("3", "without baseline: seed 4")
 
 
+def test_many_seeds_without_a_baseline_are_all_named_as_ranges() -> None:
+    plans = [planned(cell(), seeds=(2,)), planned(HALF.cell, seeds=(1, 2, 4, 5, 7, 8, 9))]
+    (sheet,) = setting_sheets(a_frame(plans, scored(plans, rising)))
+    assert "without baseline: seeds 1, 4, 5, 7 to 9" in sheet.rows[1][-1]
+
+
 def test_equal_scores_state_that_their_interval_is_a_point() -> None:
     frame = a_frame([HALF], [result(HALF.cell, seed, 0.509) for seed in (1, 2, 3)])
     ((row,),) = [sheet.rows for sheet in setting_sheets(frame)]
@@ -139,7 +146,7 @@ def test_results_of_two_commits_and_images_are_noted_with_both() -> None:
     mixed = [note for note in sheet.notes if note.startswith("Mixed provenance")]
     assert len(mixed) == 3
     assert mixed[0] == f"Mixed provenance: 2 git commits: {'a' * 40} (2 runs), {'f' * 40} (1 run)"
-    assert "no image (2 runs)" in mixed[1]
+    assert "none (2 runs)" in mixed[1]
 
 
 def test_results_of_one_provenance_have_no_such_note() -> None:
@@ -224,3 +231,11 @@ def test_numbers_have_three_decimals_and_zero_no_sign(value: float | None, sign:
 def test_bounds_say_low_to_high() -> None:
     assert bounds(mean_interval([-0.1, 0.1]), sign=True) == "-1.271 to +1.271"
     assert bounds(mean_interval([0.1])) == "–"
+
+
+def test_a_terminal_shows_the_first_notes_and_counts_the_others() -> None:
+    sheet = coverage_sheet(a_frame([planned(cell(), seeds=tuple(range(99)))], []), Extras())
+    lines = str(to_rich(sheet).caption).splitlines()
+    assert lines[0] == "INCOMPLETE: planned runs without a score: 99 of 99."
+    assert lines[-1] == "... and 88 more"
+    assert len(to_markdown([sheet], title="t").splitlines()) > 99

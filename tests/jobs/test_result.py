@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -20,6 +20,7 @@ from tests.make import FINISHED, a_cell, a_diverged, a_failure, a_provenance, a_
 scores = st.floats(allow_nan=False, allow_infinity=False)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(score=scores, seed=st.integers(0, 2**32 - 1), seconds=st.floats(0, 1e9))
 def test_a_result_read_back_is_the_same_object(score: float, seed: int, seconds: float) -> None:
     result = a_result(score=score, seed=seed, wall_seconds=seconds)
@@ -82,7 +83,6 @@ def test_the_score_is_the_headline_metric() -> None:
         ({"wall_seconds": -1}, "greater than or equal to 0"),
         ({"digest": "0" * 64}, "is not the cell's"),
         ({"digest": "short"}, "pattern"),
-        ({"cell": a_cell(5)}, "is not the cell's"),
         ({"finished_at": datetime(2026, 1, 1)}, "timezone"),  # noqa: DTZ001
         ({"seed": -1}, "greater than or equal to 0"),
         ({"seed": 2**32}, "less than"),

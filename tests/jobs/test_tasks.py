@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from jobs.tasks import GLUE, FolderSource, Holdout, HubSource, PackageSource, Task
 
 HASH = f"sha256:{'0' * 64}"
+HUB = {"kind": "hub", "name": "some/reviews", "revision": "0" * 40}
 FIELDS: dict[str, Any] = {
     "name": "reviews",
     "source": HubSource(name="some/reviews", revision="0" * 40),
@@ -27,7 +28,10 @@ def a_task(**changes: Any) -> Task:
 
 
 def test_the_papers_tasks_have_the_papers_rows_and_metrics() -> None:
-    facts = {name: (GLUE[name].train_rows, *GLUE[name].validation_rows, GLUE[name].headline) for name in ("sst2", "qnli", "cola")}  # fmt: skip
+    facts = {
+        name: (GLUE[name].train_rows, *GLUE[name].validation_rows, GLUE[name].headline)
+        for name in ("sst2", "qnli", "cola")
+    }
     assert facts == {
         "sst2": (67_349, 872, "validation/accuracy"),
         "qnli": (104_743, 5_463, "validation/accuracy"),
@@ -76,7 +80,7 @@ def test_a_folders_splits_are_its_files() -> None:
         ({"labels": ("same", "same")}, "at least two different"),
         ({"labels": ("a", "b", "c"), "metrics": ("f1",)}, "f1 is binary"),
         ({"validation_rows": (10, 10)}, "one number for each"),
-        ({"source": HubSource(name="r", revision="0" * 40, validation=("a", "a")), "validation_rows": (1, 1)}, "must differ"),
+        ({"source": {**HUB, "validation": ["a", "a"]}, "validation_rows": (1, 1)}, "must differ"),
         ({"text": ()}, "at least 1"),
         ({"text": ("a", "b", "c")}, "at most 2"),
         ({"metrics": ()}, "at least 1"),
@@ -85,7 +89,7 @@ def test_a_folders_splits_are_its_files() -> None:
         ({"name": "-sst2"}, "pattern"),
         ({"name": "a" * 33}, "pattern"),
         ({"name": "sst2\n"}, "pattern"),
-        ({"source": {"kind": "hub", "name": "r", "revision": "main"}}, "pattern"),
+        ({"source": {**HUB, "revision": "main"}}, "pattern"),
         ({"source": {"kind": "url", "name": "r"}}, "expected tags"),
         ({"columns": ["a"]}, "Extra inputs"),
     ],

