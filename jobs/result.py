@@ -150,8 +150,8 @@ class Failure(Frozen):
     digest: Digest
     seed: Seed | None
     """The run that failed; None when the attempt failed before any."""
-    attempt: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,252}$")]
-    """Pod name, or host and process."""
+    attempt: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,246}$")]
+    """Pod name, or host and process; a file name with its ending, so at most 247 characters."""
     exit_code: int
     reason: str
     """The first line of the error."""

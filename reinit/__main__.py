@@ -156,18 +156,18 @@ class Session:
         say_last_word(reason)
         if not digest:
             return
-        attempt = os.environ.get("HOSTNAME") or socket.gethostname()
-        failure = Failure(
-            digest=digest,
-            seed=seed,
-            attempt=f"{attempt}-{os.getpid()}",
-            exit_code=exit_code,
-            reason=reason.splitlines()[0],
-            failed_at=now(),
-        )
         try:
+            failure = Failure(
+                digest=digest,
+                seed=seed,
+                attempt=f"{os.environ.get('HOSTNAME') or socket.gethostname()}-{os.getpid()}",
+                exit_code=exit_code,
+                reason=reason.splitlines()[0],
+                failed_at=now(),
+            )
             self.store.put_failure(failure)
-        except ReinitError as second:
+        except (ReinitError, ValidationError) as second:
+            # A host may have a name that no key can hold; that must not hide why the run failed.
             self.emit("failed", f"the failure could not be recorded: {second}", exit_code=exit_code)
 
 
