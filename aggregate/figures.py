@@ -63,6 +63,10 @@ _LEGEND_LINE_INCHES = 0.17
 _SIDEWAYS_POINTS = 2.4
 _MOST_SIDEWAYS_POINTS = 10
 _MARGIN_LAYERS = 0.04
+# Of a usual letter at the size that each text is set in.
+_CAPTION_LETTER_INCHES = 0.058
+_PANEL_LETTER_INCHES = 0.088
+_TITLE_LETTER_INCHES = 0.096
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def panels(frame: pd.DataFrame) -> list[Panel]:
     """
     settings = summarise(frame)
     several_models = len({setting.model for setting in settings}) > 1
+    several_recipes = len({setting.recipe for setting in settings}) > 1
     by_context = {}
     for context in dict.fromkeys(setting.context for setting in settings):
         group = sorted((each for each in settings if each.context == context), key=lambda each: -each.rows)
@@ -113,7 +118,7 @@ def panels(frame: pd.DataFrame) -> list[Panel]:
         for setting, curves in by_context.values():
             sizes = {curve.size for curve in curves if curve.variant == variant}
             drawn = [curve for curve in curves if curve.size in sizes and curve.variant in (variant, first_variant)]
-            parts = [setting.task, setting.model if several_models else "", setting.recipe]
+            parts = [setting.task, setting.model if several_models else "", setting.recipe if several_recipes else ""]
             parts.append("" if variant == first_variant else variant)
             title = ", ".join(part for part in parts if part)
             if drawn:
@@ -171,8 +176,10 @@ def _draw(found: Sequence[Panel], title: str) -> Figure:
     for axes in grid.flat[len(found) :]:
         axes.set_axis_off()
     if title:
-        figure.suptitle(drawable(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
-    figure.supxlabel(_wrapped(caption(found), size[0]), x=0.01, ha="left", fontsize=7.5, color="#444444")
+        lines = _wrapped(drawable(title), size[0], _TITLE_LETTER_INCHES)
+        figure.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    lines = _wrapped(caption(found), size[0], _CAPTION_LETTER_INCHES)
+    figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, color="#444444")
     return figure
 
 
@@ -196,7 +203,7 @@ def _looks(found: Sequence[Panel]) -> dict[tuple[str, str], Look]:
 
 
 def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[tuple[str, str], Look]) -> None:
-    axes.set_title(drawable(panel.title))
+    axes.set_title(_wrapped(drawable(panel.title), _PANEL_INCHES[0], _PANEL_LETTER_INCHES))
     axes.set_ylabel(drawable(metric_name(panel.metric)))
     axes.set_xlabel("preserved pretrained layers")
     axes.set_xlim(-_MARGIN_LAYERS * panel.depth, (1 + _MARGIN_LAYERS) * panel.depth)
@@ -304,11 +311,11 @@ def drawable(text: str) -> str:
     return "".join(char if ord(char) in known else "\N{REPLACEMENT CHARACTER}" for char in clipped(prose(text), 90))
 
 
-def _wrapped(text: str, width_inches: float) -> str:
-    """Lines that fit the figure: a letter of the caption is about 0.058 inches wide."""
+def _wrapped(text: str, width_inches: float, letter_inches: float) -> str:
+    """Lines that fit the width, by the width of a usual letter."""
     lines = [""]
     for word in text.split():
-        if len(lines[-1]) + len(word) + 1 > width_inches / 0.058:
+        if len(lines[-1]) + len(word) + 1 > width_inches / letter_inches:
             lines.append(word)
         else:
             lines[-1] = f"{lines[-1]} {word}".strip()

@@ -48,19 +48,23 @@ def predict(module: nn.Module, examples: Sequence[Example], pad_token: int, rank
 
 def score(task: Task, logits: Logits, labels: Sequence[float]) -> dict[Metric, float]:
     """The task's metrics on one split."""
-    truth = np.asarray(labels)
-    guesses = logits[:, 0] if task.labels is None else logits.argmax(axis=1)
-    return {metric: _metric(metric, truth, guesses) for metric in task.metrics}
+    truth = np.asarray(labels, dtype=np.float64)
+    if task.labels is None:
+        values = logits[:, 0].astype(np.float64)
+        return {metric: _correlation(metric, truth, values) for metric in task.metrics}
+    classes, guesses = truth.astype(np.int64), logits.argmax(axis=1)
+    return {metric: _agreement(metric, classes, guesses) for metric in task.metrics}
 
 
-def _metric(metric: Metric, truth: NDArray[np.float64], guesses: NDArray[np.generic]) -> float:
-    if metric in ("pearson", "spearman"):
-        if np.ptp(truth) == 0 or np.ptp(guesses) == 0:
-            return 0.0
-        if metric == "pearson":
-            return float(stats.pearsonr(truth, guesses).statistic)
-        return float(stats.spearmanr(truth, guesses).statistic)
-    classes = truth.astype(np.int64)
+def _correlation(metric: Metric, truth: NDArray[np.float64], values: NDArray[np.float64]) -> float:
+    if np.ptp(truth) == 0 or np.ptp(values) == 0:
+        return 0.0
+    if metric == "pearson":
+        return float(stats.pearsonr(truth, values).statistic)
+    return float(stats.spearmanr(truth, values).statistic)
+
+
+def _agreement(metric: Metric, classes: NDArray[np.int64], guesses: NDArray[np.int64]) -> float:
     if metric == "accuracy":
         return float(sk.accuracy_score(classes, guesses))
     if metric == "matthews":

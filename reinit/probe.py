@@ -47,7 +47,9 @@ class ProbeNetwork(nn.Module):
         self.add_module(self._prefix, network.base_model)
         self.dropout = nn.Dropout(dropout)
         # Without values: torch would draw them from the global generator, `prepare` draws them from the classifier's.
-        self.classifier = nn.utils.skip_init(nn.Linear, network.config.hidden_size, outputs, device=str(network.device))
+        self.classifier: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            nn.Linear, network.config.hidden_size, outputs, device=str(network.device)
+        )
 
     @property
     def encoder(self) -> nn.Module:

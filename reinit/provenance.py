@@ -41,7 +41,7 @@ def _checkout_commit(folder: Path) -> str:
     """HEAD of the checkout that holds this package, with `+dirty` where a package file differs from it."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]  # noqa: S607  git from the user's PATH
+        command = ["git", "-C", str(folder), *arguments]  # git from the user's PATH
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
 
     try:

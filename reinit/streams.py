@@ -17,8 +17,8 @@ Name = Literal["subset", "redraw", "classifier", "order", "dropout"]
 """What a stream is for.
 
 - `subset`: which training rows; no key.
-- `redraw`: values of redrawn parameters; key (layer, parameter's name within the layer), so that two treatments share
-  the redrawn weights of the layers they share.
+- `redraw`: values of redrawn parameters; key (layer, name within the layer), so that two treatments share the redrawn
+  weights of the layers they share.
 - `classifier`: the fresh head; key (parameter's name).
 - `order`: order of the examples; key (epoch).
 - `dropout`: dropout masks; key (rank).

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 OnStep = Callable[[int, float], None]
-"""Called after each optimiser step with the number of steps done and the step's loss; may raise to stop the run there."""
+"""Called after each optimiser step with the number of steps done and the step's loss; may raise to stop the run."""
 
 
 class DivergedError(Exception):

@@ -1,4 +1,4 @@
-"""The user guide is true: its commands run, in their order, in an empty folder, and the files it shows are the files used."""
+"""The user guide is true: its commands run, in their order, in an empty folder, on the files that it shows."""
 
 from __future__ import annotations
 

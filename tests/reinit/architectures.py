@@ -13,6 +13,7 @@ import torch
 from transformers import (
     AlbertConfig,
     AutoModel,
+    AutoModelForSequenceClassification,
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
@@ -85,11 +86,17 @@ def save(config: Any, folder: Path) -> Path:
     """A base model of random parameters in `folder`, as a checkpoint without a head."""
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        network = AutoModel.from_config(config)
+        network = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         network.save_pretrained(folder)
     return folder
+
+
+def classifier(config: Any) -> Any:
+    """An untrained network with a classification head."""
+    with torch.random.fork_rng(devices=[]):
+        return AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
 
 
 def model_of(folder: Path, layers: int = DEPTH) -> tuple[Model, Places]:

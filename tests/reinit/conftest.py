@@ -20,5 +20,12 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def network_of(folder_of: Callable[[str], Path]) -> Callable[[str], Network]:
-    """The loaded network of an architecture, whatever an earlier test did to it."""
-    return cache(lambda kind: load(folder_of(kind)))
+    """The loaded network of an architecture, as it was loaded, whatever an earlier test did to it."""
+    loaded = cache(lambda kind: load(folder_of(kind)))
+
+    def pristine(kind: str) -> Network:
+        network = loaded(kind)
+        network.reset()
+        return network
+
+    return pristine

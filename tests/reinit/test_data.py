@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.errors import DataError
-from jobs.tasks import FolderSource, Holdout, Task
+from jobs.tasks import GLUE, FolderSource, Holdout, Task
 from reinit.data import Tokens, folder_revision, read_task, subset, words
 from reinit.places import Places
 from reinit.streams import stream_seed
@@ -40,6 +40,11 @@ def a_task(folder: Path, **changes: object) -> Task:
     return Task.model_validate({**fields, **changes})
 
 
+def rows_of(count: int) -> Task:
+    """A task of which only the number of training rows matters."""
+    return GLUE["wnli"].model_copy(update={"train_rows": count})
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return a_folder(tmp_path / "tiny")
@@ -47,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def places(folder: Path) -> Places:
-    return Places({"tiny": str(folder)})
+    return Places({"tiny": folder})
 
 
 def test_a_folder_is_read_with_literal_quotes_and_labels_in_class_order(folder: Path, places: Places) -> None:
@@ -65,7 +70,7 @@ def test_a_file_without_header_takes_the_columns_that_the_task_names(tmp_path: P
         columns=("source", "label", "star", "sentence"),
     )
     task = a_task(folder, source=source, train_rows=2, validation_rows=(1,))
-    rows = read_task(task, Places({"tiny": str(folder)}))
+    rows = read_task(task, Places({"tiny": folder}))
     assert rows.train.texts == [("It ran.",), ("It run ran.",)]
 
 
@@ -117,7 +122,7 @@ def test_other_bytes_than_the_revision_names_are_refused(folder: Path, places: P
 def test_a_row_with_a_field_too_many_is_named_by_its_number(tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "tiny", TRAIN + "one\ttwo\t1\n")
     with pytest.raises(DataError, match=r"row 5"):
-        read_task(a_task(folder), Places({"tiny": str(folder)}))
+        read_task(a_task(folder), Places({"tiny": folder}))
 
 
 def test_a_label_that_is_no_number_is_refused_in_a_regression_task(folder: Path, places: Places) -> None:
@@ -128,7 +133,7 @@ def test_a_label_that_is_no_number_is_refused_in_a_regression_task(folder: Path,
 
 @given(seed=st.integers(0, 2**32 - 1), small=st.integers(1, 99), large=st.integers(1, 99))
 def test_subsets_of_one_seed_are_nested_and_never_repeat_a_row(seed: int, small: int, large: int) -> None:
-    task = Task.model_construct(train_rows=100)
+    task = rows_of(100)
     small, large = sorted((small, large))
     few, many = subset(task, small, seed), subset(task, large, seed)
     assert few.tolist() == many[:small].tolist()
@@ -137,13 +142,13 @@ def test_subsets_of_one_seed_are_nested_and_never_repeat_a_row(seed: int, small:
 
 
 def test_different_seeds_see_different_subsets() -> None:
-    task = Task.model_construct(train_rows=1000)
+    task = rows_of(1000)
     assert len({tuple(subset(task, 20, seed).tolist()) for seed in range(50)}) == 50
 
 
 def test_every_row_is_drawn_equally_often_over_seeds() -> None:
     """1,000 subsets of 20 out of 100: each row's count is binomial with mean 200 and sd 12.6."""
-    task = Task.model_construct(train_rows=100)
+    task = rows_of(100)
     counts = np.bincount(np.concatenate([subset(task, 20, seed) for seed in range(1000)]), minlength=100)
     assert abs(counts - 200).max() < 4.5 * 12.65
     assert 8 < counts.std() < 17

@@ -129,7 +129,7 @@ def test_a_fresh_process_per_run_gives_the_bits_of_the_warm_worker(
 
 @pytest.mark.slow
 def test_two_ranks_give_the_losses_of_one_and_write_one_result(worker: Worker, folder: Path, tmp_path: Path) -> None:
-    """Ten examples in batches of four: the last batch of two gives each rank one, and a batch of one leaves one idle."""
+    """Nine examples in batches of four: the last batch has one, which leaves a rank without a share."""
     cell = tiny_cell(folder, 5, size=9, recipe={"dropout": 0.0})
     store = f"file://{tmp_path}/store"
     environment = {
