@@ -96,6 +96,7 @@ def plan(
     loaded = load_study(study)
     planned = loaded.plan()
     found = _open(store).all_results({each.cell.digest for each in planned}) if store else None
+    _warn(found or {})
     if output is Output.JSON:
         _print_json(_plan_json(loaded, planned, found))
     elif cells:
@@ -129,6 +130,7 @@ def run(
     opened = _open(store)
     opened.check()
     found = opened.all_results({each.cell.digest for each in planned})
+    _warn(found)
     runs = [Run(each.cell, seed) for each in planned for seed in each.seeds if seed not in found[each.cell.digest].done]
     total = sum(len(each.seeds) for each in planned)
     if not runs:
@@ -278,15 +280,28 @@ def _open(url: str) -> Store:
     return open_store(url)
 
 
+def _warn(found: Mapping[str, Found]) -> None:
+    """What the store holds that no table will be made of, while there is still time to look."""
+    for each in found.values():
+        for contradiction in each.contradictions:
+            keys = ", ".join(contradiction.keys)
+            errors.print(f"[yellow]two results of one run disagree:[/yellow] {escape(keys)}", soft_wrap=True)
+        for damaged in each.damaged:
+            text = escape(f"{damaged.key}: {damaged.reason}")
+            errors.print(f"[yellow]not a result, so not counted:[/yellow] {text}", soft_wrap=True)
+
+
 def _places(options: Sequence[str] | None) -> dict[str, Path]:
     """Places of the environment, overridden by `--place`."""
-    places: dict[str, str] = json.loads(os.environ.get("REINIT_PLACES", "{}"))
+    from reinit.places import Places
+
+    places = dict(Places.from_environment().folders)
     for option in options or ():
         name, equals, path = option.partition("=")
         if not equals or not name or not path:
             raise SpecError("--place is malformed", expected="NAME=PATH", got=option)
-        places[name] = str(Path(path).expanduser().resolve())
-    return {name: Path(path) for name, path in places.items()}
+        places[name] = Path(path).expanduser().resolve()
+    return places
 
 
 def _folder(path: Path) -> Path:

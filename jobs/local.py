@@ -266,7 +266,9 @@ def _heard(process: _Process, event: Event, summary: Summary, show: _Show) -> No
         summary.diverged += event.status == "diverged"
         process.current = None
     elif event.event == "failed":
-        summary.errors.append(RunError(event.message, event.exit_code))
+        # A refusal says all; anything else is a bug or the machine, and the traceback is in the worker's log.
+        more = f"\n  {'log:':<10}{process.log}" if event.exit_code == 1 else ""
+        summary.errors.append(RunError(event.message + more, event.exit_code))
         process.is_closing = True
     elif event.event == "loading":
         show.say(event.message)

@@ -174,6 +174,18 @@ def test_render_streams_one_job_a_cell_and_writes_the_same_to_files(tmp_path: Pa
     assert set(written) == {job["metadata"]["name"] for job in jobs}
 
 
+@pytest.mark.slow
+def test_inspect_tells_the_redrawn_layers_from_the_others_as_a_table_and_as_json() -> None:
+    arguments = ["inspect", "demo", "rotten-short-500-reinit-4to5"]
+    report = json.loads(reinit(*arguments, "--output", "json").stdout)
+    redrawn = {each["name"].split(".layer.")[1][0] for each in report["parameters"] if each["state"] == "redrawn"}
+    assert redrawn == {"4", "5"}
+    assert {each["group"] for each in report["parameters"]} >= {"pretrained", "redrawn", "head"}
+    table = reinit(*arguments).stdout
+    assert "bert.encoder.layer.5.attention.self.query.weight" in table
+    assert "fresh head" in table
+
+
 def test_the_schema_is_json_schema_of_a_study() -> None:
     schema = json.loads(reinit("schema").stdout)
     assert {"name", "model", "tasks", "families"} <= set(schema["properties"])
