@@ -12,7 +12,15 @@ from typing import Any, Literal
 import pandas as pd
 
 from aggregate.frame import STATUSES, rows
-from aggregate.stats import Interval, Paired, differences, interval_over_units, mean_interval, paired_difference
+from aggregate.stats import (
+    Interval,
+    Paired,
+    Unpaired,
+    mean_interval,
+    paired_difference,
+    unit_means,
+    welch_difference,
+)
 from aggregate.text import counted
 from jobs.found import State
 
@@ -24,6 +32,7 @@ class CellSummary:
     digest: str
     """Of the cell; empty for a row over several cells."""
     cell: str
+    treatment_kind: str
     treatment: str
     variant: str
     families: tuple[str, ...]
@@ -34,8 +43,9 @@ class CellSummary:
     runs: dict[State, int]
     """What became of the planned runs."""
     score: Interval
-    difference: Paired | None
-    """To plain finetuning at the same seed; None for plain finetuning itself, and where the study has none."""
+    difference: Paired | Unpaired | None
+    """To plain finetuning: at the same seed, or for a row over orders of two means; None for plain finetuning itself,
+    for a probe, and where the study has no plain finetuning."""
     unit: Literal["seed", "order"] = "seed"
 
     @property
@@ -50,12 +60,7 @@ class CellSummary:
         marks += [f"{count} {status}" for status, count in self.runs.items() if count and status != "done"]
         if self.score.note and self.score.n:
             marks.append(self.score.note)
-        if self.difference is not None:
-            if unpaired := self.difference.unpaired:
-                marks.append(f"without baseline: {_seeds(unpaired)}")
-            if (note := self.difference.interval.note) and note != self.score.note and self.score.n:
-                marks.append(f"difference: {note}")
-        return tuple(marks)
+        return (*marks, *_difference_marks(self.difference, self.score))
 
 
 @dataclass(frozen=True)
@@ -158,10 +163,13 @@ def _setting(runs: Runs) -> Setting:
 
 
 def _cell(runs: Runs, baseline: dict[int, float] | None) -> CellSummary:
+    """One cell as a row. A probe has no difference: its score is never subtracted from a finetune's."""
     first, scores = runs[0], _scores(runs)
+    alone = baseline is None or first["is_plain"] or first["treatment_kind"] == "probe"
     return CellSummary(
         digest=first["digest"],
         cell=first["cell"],
+        treatment_kind=first["treatment_kind"],
         treatment=first["treatment"],
         variant=first["variant"],
         families=first["families"],
@@ -170,20 +178,29 @@ def _cell(runs: Runs, baseline: dict[int, float] | None) -> CellSummary:
         planned=sum(run["planned"] for run in runs),
         runs=_statuses(runs),
         score=mean_interval(list(scores.values())),
-        difference=None if first["is_plain"] or baseline is None else paired_difference(scores, baseline),
+        difference=None if alone else paired_difference(scores, baseline or {}),
     )
 
 
 def _permutations(permuted: list[Runs], baseline: dict[int, float] | None) -> CellSummary:
-    """All orders of a setting as one row: seeds averaged first, n = number of orders."""
+    """All orders of a setting as one row: seeds averaged first, n = number of orders.
+
+    Every order is compared with the same baseline, whose error is therefore no smaller for there being many orders, and
+    does not show in how the orders' differences spread. The difference is one of two means over different units, the
+    orders' and the baseline's at the seeds that the orders have, with Welch's interval (`stats.welch_difference`).
+
+    What a seed does to both alike, through its rows and their order, is in the baseline's error although it cancels in
+    the difference, so the interval is on the wide side. Baseline seeds that no order has are left out: against them
+    it would not cancel, and the orders, which share their seeds, could not show it.
+    """
     scores = [_scores(runs) for runs in permuted]
-    unpaired = {seed for of_order in scores for seed in of_order if seed not in (baseline or {})}
-    difference = Paired(
-        interval_over_units([differences(of_order, baseline or {}) for of_order in scores]), tuple(sorted(unpaired))
-    )
+    means = unit_means(of_order.values() for of_order in scores)
+    seeds = {seed for of_order in scores for seed in of_order}
+    difference = welch_difference(means, [score for seed, score in (baseline or {}).items() if seed in seeds])
     return CellSummary(
         digest="",
         cell="",
+        treatment_kind="permute",
         treatment=f"permute: mean over {len(permuted)} orders",
         variant="",
         families=tuple(dict.fromkeys(name for runs in permuted for name in runs[0]["families"])),
@@ -191,10 +208,25 @@ def _permutations(permuted: list[Runs], baseline: dict[int, float] | None) -> Ce
         is_plain=False,
         planned=len(permuted),
         runs=_statuses([run for runs in permuted for run in runs]),
-        score=interval_over_units([list(of_order.values()) for of_order in scores]),
+        score=mean_interval(means),
         difference=None if baseline is None else difference,
         unit="order",
     )
+
+
+def _difference_marks(difference: Paired | Unpaired | None, score: Interval) -> tuple[str, ...]:
+    """What a reader must know of a difference beyond what the row says of its score."""
+    if difference is None:
+        return ()
+    interval, marks = difference.interval, []
+    if isinstance(difference, Unpaired) and difference.degrees is not None:
+        counts = f"n = {interval.n} and {difference.baseline_n}"
+        marks.append(f"difference: Welch, orders against seeds ({counts})")
+    if isinstance(difference, Paired) and difference.unpaired:
+        marks.append(f"without baseline: {_seeds(difference.unpaired)}")
+    if interval.note and interval.note != score.note and score.n:
+        marks.append(f"difference: {interval.note}")
+    return tuple(marks)
 
 
 def _provenances(done: Runs) -> Provenances:

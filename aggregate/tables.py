@@ -16,7 +16,7 @@ from rich.text import Text
 
 from aggregate.coverage import Extras, coverage, notes
 from aggregate.frame import STATUSES, rows
-from aggregate.stats import LEVEL, Interval
+from aggregate.stats import LEVEL, Interval, Paired
 from aggregate.summary import CellSummary, Setting, summarise
 from aggregate.text import latex, markdown, prose, spreadsheet, visible
 
@@ -48,7 +48,7 @@ class Sheet:
 
 
 def setting_sheets(frame: pd.DataFrame) -> list[Sheet]:
-    """One sheet per setting: a row per cell with mean, interval and paired difference."""
+    """One sheet per setting: a row per cell with mean, interval and difference to plain finetuning."""
     return [_setting_sheet(setting) for setting in summarise(frame)]
 
 
@@ -72,8 +72,9 @@ def _cell_row(cell: CellSummary) -> tuple[str, ...]:
         return (*start, "baseline", NONE, NONE, "; ".join(cell.marks))
     if cell.difference is None:
         return (*start, NONE, NONE, NONE, "; ".join(cell.marks))
-    pairs = cell.difference.interval
-    return (*start, number(pairs.mean, sign=True), bounds(pairs, sign=True), str(pairs.n), "; ".join(cell.marks))
+    difference = cell.difference.interval
+    pairs = str(difference.n) if isinstance(cell.difference, Paired) else NONE
+    return (*start, number(difference.mean, sign=True), bounds(difference, sign=True), pairs, "; ".join(cell.marks))
 
 
 def _n(cell: CellSummary) -> str:
@@ -88,8 +89,16 @@ def _setting_notes(setting: Setting) -> tuple[str, ...]:
         lines.append("The study has no plain finetuning here, so no differences are shown.")
     else:
         lines.append("Difference to plain finetuning, paired by seed; pairs counts the seeds that both have.")
-    if any(cell.unit == "order" for cell in setting.cells):
+    if any(cell.treatment_kind == "probe" for cell in setting.cells):
+        lines.append("A probe trains no network: no difference is taken between its score and a finetune's.")
+    orders = [cell for cell in setting.cells if cell.unit == "order"]
+    if orders:
         lines.append("Mean over orders: seeds averaged first, n counts orders, the interval is over orders.")
+    if any(cell.difference for cell in orders):
+        lines.append(
+            "Its difference is of two means over different units, with Welch's interval: orders against plain "
+            "finetuning at the orders' seeds, which adds an error of its own."
+        )
     if holes := sum(cell.holes for cell in setting.cells if cell.unit == "seed"):
         lines.append(f"INCOMPLETE: planned runs without a score: {holes}. They are in no number; see marks.")
     if setting.unplanned:
@@ -205,7 +214,7 @@ def table_csv(frame: pd.DataFrame) -> str:
 
 
 def _flat(setting: Setting, cell: CellSummary) -> dict[str, object]:
-    pairs = Interval(None, None, None, 0, None) if cell.difference is None else cell.difference.interval
+    difference = Interval(None, None, None, 0, None) if cell.difference is None else cell.difference.interval
     return {
         "model": setting.model,
         "task": setting.task,
@@ -227,11 +236,11 @@ def _flat(setting: Setting, cell: CellSummary) -> dict[str, object]:
         "high": cell.score.high,
         "sd": cell.score.sd,
         "level": LEVEL,
-        "difference": pairs.mean,
-        "difference_low": pairs.low,
-        "difference_high": pairs.high,
-        "difference_sd": pairs.sd,
-        "pairs": pairs.n,
+        "difference": difference.mean,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "difference_sd": difference.sd,
+        "pairs": difference.n if isinstance(cell.difference, Paired) else None,
         **{f"runs_{status}": cell.runs[status] for status in STATUSES},
         "marks": "; ".join(cell.marks),
         "notes": " ".join(setting.provenances.mixed),

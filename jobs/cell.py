@@ -199,12 +199,14 @@ class Cell(Frozen):
     @field_validator("treatment")
     @classmethod
     def _one_plain_finetuning(cls, treatment: Treatment, info: ValidationInfo) -> Treatment:
-        """A `Reinit` of no layers and the identity order are plain finetuning: one cell, however written."""
+        """What changes no layer is plain finetuning: one cell, however written."""
         model = info.data.get("model")
         if isinstance(treatment, Reinit) and not treatment.layers:
             return Reinit()
         # An identity of another length is no finetuning but a mistake, which `_fits_the_model` names.
         if isinstance(treatment, Permute) and model and treatment.order == tuple(range(model.layers)):
+            return Reinit()
+        if isinstance(treatment, Truncate) and model and treatment.depth == model.layers:
             return Reinit()
         return treatment
 

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs import __version__
-from jobs.errors import ReinitError, SpecError
+from jobs.errors import ConfigurationError, ReinitError, SpecError
 from jobs.plan import Plan, PlannedCell
 from jobs.study import Study, load_study, shipped_studies, study_schema
 
@@ -266,6 +266,12 @@ def main() -> None:
     except ReinitError as error:
         errors.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        # Each package brings its own extra, and a login node needs none of them.
+        package = "aggregate" if error.name in {"pandas", "scipy", "matplotlib", "pyarrow"} else "train"
+        remedy = f"pip install 'partial-reinit[{package}]'"
+        errors.print(f"[bold red]error:[/bold red] {error.name} is not installed\n  do:       {escape(remedy)}")
+        sys.exit(ConfigurationError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

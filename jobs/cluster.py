@@ -31,7 +31,8 @@ class Cluster(Frozen):
     gpus: Annotated[int, Field(ge=0)] = 1
     """GPUs of one pod, one process each; 0 runs on the CPU."""
     gpu_resource: str = "nvidia.com/gpu"
-    cpu: Quantity = "4"
+    cpu: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?m?$")] = "4"
+    """Cores of one pod, `4` or `4000m`; its processes share them as threads."""
     memory: Quantity = "16Gi"
     """Memory of one pod, /dev/shm counted in."""
     shm: Quantity = "1Gi"

@@ -13,20 +13,22 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Final
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.cell import Cell
-from jobs.errors import ReinitError, TransientError
+from jobs.errors import ConfigurationError, DataError, ReinitError, SpecError, TransientError
 
 STOP_SECONDS: Final = 20
 """How long workers may take to reach a step boundary before they are killed."""
@@ -94,6 +96,7 @@ class Machine:
             "REINIT_THREADS": str(self.threads),
             "OMP_NUM_THREADS": str(self.threads),
             "TOKENIZERS_PARALLELISM": "false",
+            "REINIT_DEVICE": "cuda" if self.gpus else "cpu",
         }
         if self.gpus:
             own["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
@@ -103,7 +106,9 @@ class Machine:
 def find_gpus() -> tuple[str, ...]:
     """Ids of the NVIDIA GPUs this process may use, without loading a library."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return tuple(part.strip() for part in visible.split(",") if part.strip())
+        # As CUDA reads it: everything from the first -1 on is hidden.
+        named = (part.strip() for part in visible.split(","))
+        return tuple(takewhile(lambda part: part not in ("", "-1"), named))
     folder = Path("/proc/driver/nvidia/gpus")
     return tuple(str(number) for number in range(len(list(folder.iterdir())))) if folder.is_dir() else ()
 
@@ -147,9 +152,17 @@ class _Process:
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
 
     def _read(self, events: queue.Queue[tuple[int, Event | None]]) -> None:
-        for line in _output(self._process.stdout):
-            events.put((self.number, EVENT.validate_json(line)))
-        events.put((self.number, None))
+        try:
+            for line in _output(self._process.stdout):
+                try:
+                    events.put((self.number, EVENT.validate_json(line)))
+                except ValidationError:
+                    # Half a line of a process that was killed, or something that a library printed.
+                    with self.log.open("a", encoding="utf-8") as log:
+                        log.write(line)
+        finally:
+            # Whatever happens here, nobody waits for this worker for ever.
+            events.put((self.number, None))
 
     def _say(self, line: str) -> None:
         pipe = self._process.stdin
@@ -169,21 +182,25 @@ class _Process:
         """No more work; the process ends by itself."""
         self.is_closing = True
         if self._process.stdin is not None:
-            try:
+            with suppress(BrokenPipeError):
                 self._process.stdin.close()
-            except BrokenPipeError:
-                return
 
     def stop(self) -> None:
+        """End at the next step. One that waits for work sees the pipe close."""
+        self.close()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
     def wait(self, seconds: float | None = None) -> int:
+        """The exit code; after `seconds` the process is killed. The log of one that ended well is removed."""
         try:
-            return self._process.wait(seconds)
+            code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return self._process.wait()
+            code = self._process.wait()
+        if code == 0:
+            self.log.unlink(missing_ok=True)
+        return code
 
     def last_words(self) -> str:
         """The end of what the worker wrote for people."""
@@ -214,7 +231,15 @@ def run_locally(
     number_of_cell = {cell.digest: number for number, cell in enumerate(cells)}
     waiting = deque(runs)
     events: queue.Queue[tuple[int, Event | None]] = queue.Queue()
-    log_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        log_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            "the workers' logs cannot be kept",
+            where=str(log_folder),
+            got=error.strerror,
+            remedy="set XDG_STATE_HOME to a folder that can be written",
+        ) from error
     processes = [
         _Process(
             number,
@@ -249,8 +274,9 @@ def run_locally(
         finally:
             for process in processes:
                 process.stop()
+            deadline = time.monotonic() + STOP_SECONDS
             for process in processes:
-                process.wait(STOP_SECONDS)
+                process.wait(max(0.0, deadline - time.monotonic()))
     return summary
 
 
@@ -285,7 +311,9 @@ def _ended(process: _Process, summary: Summary) -> None:
     else:
         how = f"exit code {code}"
     problem = f"a worker ended: {how}, {what}\n{process.last_words()}"
-    summary.errors.append(RunError(problem, TransientError.exit_code))
+    kinds = (SpecError, DataError, TransientError, ConfigurationError)
+    documented = code in {kind.exit_code for kind in kinds}
+    summary.errors.append(RunError(problem, code if documented else TransientError.exit_code))
 
 
 class _Show:

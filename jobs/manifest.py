@@ -135,6 +135,9 @@ def _env(cell: Cell, seeds: Sequence[int], cluster: Cluster) -> dict[str, str]:
         "REINIT_STORE": cluster.store,
         "REINIT_PLACES": _json(cluster.places),
         "REINIT_IMAGE": cluster.image,
+        "REINIT_DEVICE": "cuda" if cluster.gpus else "cpu",
+        # A library would count the node's cores, not the pod's.
+        "REINIT_THREADS": str(_threads(cluster)),
         **hub,
         # DeepSpeed and Triton keep caches under the home folder, which is read-only here.
         "HOME": "/tmp",
@@ -144,6 +147,12 @@ def _env(cell: Cell, seeds: Sequence[int], cluster: Cluster) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         **cluster.env,
     }
+
+
+def _threads(cluster: Cluster) -> int:
+    """Whole cores of one process of the pod."""
+    cpu = float(cluster.cpu.removesuffix("m")) / 1000 if cluster.cpu.endswith("m") else float(cluster.cpu)
+    return max(1, int(cpu / max(1, cluster.gpus)))
 
 
 def _resources(cluster: Cluster) -> Manifest:

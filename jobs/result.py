@@ -44,13 +44,16 @@ class Provenance(Frozen):
     weights_sha256: str | None
     """Hash of the weights that were read, whatever the cell names them by; None when nothing was trained."""
     data_revision: str
+    """What the cell calls its data; a mapped folder is taken at its word, and `rows_sha256` tells."""
+    rows_sha256: str
+    """Hash of the rows that were read, after filters and holdout, as texts and labels."""
     host: str
     """Host or pod; not part of the numerics version."""
 
     @property
     def numerics(self) -> str:
         """Twelve hex digits; equal seeds give equal bits within one numerics version."""
-        moving = {"git_commit", "versions", "device", "threads", "world_size"}
+        moving = {"git_commit", "versions", "device", "threads", "world_size", "weights_sha256", "rows_sha256"}
         fields = self.model_dump(mode="json", include=moving)
         return hashlib.sha256(canonical(fields)).hexdigest()[:12]
 
@@ -62,7 +65,8 @@ class _Run(Frozen):
     """The cell's digest, stored so that a reader without this code can group by it; checked on reading."""
     seed: Seed
     wall_seconds: NonNegativeFloat
-    """From the start of the run to its last prediction, loading of weights and tokens left out."""
+    """From the pristine network to the last prediction. Weights and rows are read before; rows are tokenised by the
+    first run that needs them, and that is counted."""
     gpu_seconds: NonNegativeFloat
     """Wall seconds times GPUs; 0 on a CPU."""
     finished_at: AwareDatetime

@@ -7,9 +7,9 @@ Environment of a pod:
     REINIT_CELLS           the cells of this Job, a JSON list
     REINIT_SEEDS           their seeds, a JSON list
     REINIT_STORE           file:///path or s3://bucket/prefix
-    REINIT_SEEDS_PER_POD   seeds of one index of an Indexed Job, with JOB_COMPLETION_INDEX (set by Kubernetes)
     REINIT_PLACES          where names are on this machine, a JSON object of name to folder
     REINIT_THREADS         CPU threads of this process
+    REINIT_DEVICE          cuda or cpu: what must be used; unset takes a GPU where there is one
 Exit codes: 0 done or already done; 64 bad spec, 65 bad data, 78 bad configuration; 75 transient; 143 stopped by
 SIGTERM after durable progress, else 75.
 """
@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from pydantic import TypeAdapter, ValidationError
 
-from jobs.cell import Cell, Seed
-from jobs.errors import ReinitError, SpecError, TransientError
+from jobs.cell import SCIENCE, Cell, Seed
+from jobs.errors import ConfigurationError, ReinitError, SpecError, TransientError
 from jobs.result import Failure, now
 from jobs.store import Store, open_store
 from reinit.places import Places
@@ -61,15 +61,22 @@ class Stop:
     """Whether a signal asked this process to end."""
 
     requested: bool = False
+    has_progress: bool = False
+    """Whether anything of this process's work outlives it."""
 
     def listen(self) -> None:
         """Take SIGTERM and SIGINT; a second one ends the process at once."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+    @property
+    def exit_code(self) -> int:
+        """Only progress that outlives this pod makes a stop free of charge; see the manifest's podFailurePolicy."""
+        return STOPPED if self.has_progress else TransientError.exit_code
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self.requested:
-            os._exit(128 + number)
+            os._exit(self.exit_code)
         self.requested = True
 
 
@@ -81,24 +88,33 @@ class Session:
     places: Places
     events: TextIO
     stop: Stop
-    finished: int = 0
+    is_first: bool = True
+    """Whether this is the rank that writes; the others say only why they fail."""
     current: tuple[str, int | None] = ("", None)
     _worker: Worker | None = field(default=None, repr=False)
 
-    def prepare(self, cells: Iterable[Cell]) -> None:
+    def prepare(self, cells: Iterable[Cell]) -> Worker:
         """Load the libraries, then check what every cell needs; the store was checked before.
 
         Raises:
             ReinitError: a task, model or device is not as the cells need it.
+            StoppedError: a signal came.
         """
         self.emit("loading", "libraries, rows and weights")
         if threads := os.environ.get("REINIT_THREADS"):
             # Read by OpenMP when torch is imported.
             os.environ["OMP_NUM_THREADS"] = threads
-        from reinit.worker import Worker  # torch, only once there is work
+        try:
+            from reinit.worker import Worker  # torch, only once there is work
+        except ModuleNotFoundError as error:
+            remedy = "pip install 'partial-reinit[train]'"
+            raise ConfigurationError("a library is missing", got=error.name, remedy=remedy) from error
 
         self._worker = Worker(self.places)
         self._worker.check(cells)
+        if self._worker.any_rank(self.stop.requested):
+            raise StoppedError
+        return self._worker
 
     def run(self, cell: Cell, seed: int) -> None:
         """One run, from start to a verified object in the store.
@@ -110,6 +126,8 @@ class Session:
         worker = self._worker
         if worker is None:
             raise RuntimeError("prepare() comes before run()")
+        if worker.any_rank(self.stop.requested):
+            raise StoppedError
         self.current = (cell.digest, seed)
         self.emit("started", f"{cell.name} seed {seed}", digest=cell.digest, seed=seed, steps=cell.steps)
         last = time.monotonic()
@@ -124,10 +142,11 @@ class Session:
                 self.emit("step", text, digest=cell.digest, seed=seed, step=step, loss=loss)
 
         outcome = worker.run(cell, seed, on_step)
-        if not worker.is_first:
-            return
-        self.store.put(outcome.result, outcome.predictions)
-        self.finished += 1
+        if self.is_first:
+            self.store.put(outcome.result, outcome.predictions)
+        # The other ranks go on, and count the run as kept, when the first says so.
+        worker.any_rank(False)
+        self.stop.has_progress = True
         result = outcome.result
         score = f"{cell.task.headline} {result.score:.4f}" if result.status == "done" else "diverged"
         self.emit(
@@ -140,6 +159,10 @@ class Session:
 
     def emit(self, event: str, message: str, **fields: object) -> None:
         """One event as a JSON line: for people in `kubectl logs`, for `reinit run` behind a pipe."""
+        if not self.is_first and event != "failed":
+            return
+        # A lone surrogate, from a file name say, is no text that a reader of JSON accepts.
+        message = message.encode("utf-8", "replace").decode()
         line = {"time": now().isoformat(timespec="milliseconds"), "event": event, "message": message, **fields}
         try:
             self.events.write(json.dumps(line) + "\n")
@@ -194,31 +217,55 @@ def pod_runs(environment: dict[str, str]) -> tuple[tuple[Cell, ...], tuple[int, 
         seeds = SEEDS.validate_json(read("REINIT_SEEDS"))
     except ValidationError as error:
         raise SpecError("REINIT_CELLS or REINIT_SEEDS is malformed", got=str(error)) from error
-    if "JOB_COMPLETION_INDEX" in environment and "REINIT_SEEDS_PER_POD" in environment:
-        width, index = int(environment["REINIT_SEEDS_PER_POD"]), int(environment["JOB_COMPLETION_INDEX"])
-        seeds = seeds[index * width : (index + 1) * width]
-    return cells, seeds
+    return known(cells), seeds
+
+
+def known(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    """The cells, if this code's science is the one that they ask for.
+
+    Raises:
+        SpecError: they were made by a version whose scores mean something else.
+    """
+    for cell in cells:
+        if cell.science != SCIENCE[cell.treatment.kind]:
+            raise SpecError(
+                f"{cell.name} was made for another version of this program",
+                expected=f"science version {SCIENCE[cell.treatment.kind]} of {cell.treatment.kind}",
+                got=cell.science,
+                remedy="render the study again with the version that runs it",
+            )
+    return cells
 
 
 def work_as_pod(session: Session, cells: tuple[Cell, ...], seeds: tuple[int, ...]) -> None:
-    """Every run of this pod that the store does not have yet."""
-    session.store.check()
+    """Every run of this pod that the store does not have yet.
+
+    Of several ranks the first alone asks the store: two that asked for themselves could see different answers, and
+    train different seeds together without noticing.
+    """
     if cells:
         session.current = (cells[0].digest, None)
-    done = {cell.digest: session.store.results(cell.digest).done for cell in cells}
-    runs = [(cell, seed) for cell in cells for seed in seeds if seed not in done[cell.digest]]
-    if not runs:
+    runs = runs_to_do(session.store, cells, seeds) if session.is_first else []
+    if not runs and os.environ.get("WORLD_SIZE", "1") == "1":
         session.emit("done", "every run of this Job is in the store already")
         return
-    session.prepare(cells)
-    for cell, seed in runs:
-        session.run(cell, seed)
+    worker = session.prepare(cells)
+    runs = worker.agree(runs)
+    for number, seed in runs:
+        session.run(cells[number], seed)
     session.emit("done", f"{len(runs)} runs finished")
+
+
+def runs_to_do(store: Store, cells: tuple[Cell, ...], seeds: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Number of the cell and seed of each run that the store lacks, after a check that it can be written to."""
+    store.check()
+    done = [store.results(cell.digest).done for cell in cells]
+    return [(number, seed) for number in range(len(cells)) for seed in seeds if seed not in done[number]]
 
 
 def work_from_pipe(session: Session, lines: Iterator[str]) -> None:
     """Runs from standard input: a first line with all cells, then one `[cell number, seed]` a line, until it closes."""
-    cells = CELLS.validate_json(next(lines))
+    cells = known(CELLS.validate_json(next(lines)))
     session.prepare(cells)
     session.emit("ready", "loaded")
     for line in lines:
@@ -238,7 +285,8 @@ def main(arguments: list[str]) -> int:
     try:
         if "REINIT_STORE" not in os.environ:
             raise SpecError("REINIT_STORE is not set", expected="file:///path or s3://bucket/prefix")
-        session = Session(open_store(os.environ["REINIT_STORE"]), Places.from_environment(), events, stop)
+        is_first = os.environ.get("RANK", "0") == "0"
+        session = Session(open_store(os.environ["REINIT_STORE"]), Places.from_environment(), events, stop, is_first)
         if arguments == ["--from-pipe"]:
             work_from_pipe(session, iter(sys.stdin.readline, ""))
         else:
@@ -250,13 +298,11 @@ def main(arguments: list[str]) -> int:
         else:
             session.fail(error, error.exit_code)
         return error.exit_code
-    except StoppedError as error:
-        # Only progress that outlives this pod makes the stop free of charge; see the manifest's podFailurePolicy.
-        code = STOPPED if session is not None and session.finished else TransientError.exit_code
+    except StoppedError:
         if session is not None:
-            session.emit("stopped", "stopped by a signal", exit_code=code)
-        say_last_word(f"stopped by a signal {error}".strip())
-        return code
+            session.emit("stopped", "stopped by a signal", exit_code=stop.exit_code)
+        say_last_word("stopped by a signal")
+        return stop.exit_code
     except Exception as error:
         # Not a known refusal: recorded like one, then shown whole, since only the traceback says what to mend.
         if session is not None:

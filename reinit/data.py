@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.errors import DataError
+from jobs.cell import canonical
+from jobs.errors import ConfigurationError, DataError, TransientError
 from jobs.tasks import FolderSource, HubSource, PackageSource, Task
 from reinit.places import Places, find_package_file
 from reinit.streams import stream_seed
@@ -57,6 +58,16 @@ class TaskRows:
 
     train: Rows
     validation: dict[str, Rows]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every text and label, in order."""
+        digest = hashlib.sha256()
+        for name, rows in {"train": self.train, **self.validation}.items():
+            digest.update(canonical([name, len(rows)]))
+            for row in zip(rows.texts, rows.labels, strict=True):
+                digest.update(canonical(row))
+        return digest.hexdigest()
 
 
 def read_task(task: Task, places: Places) -> TaskRows:
@@ -148,6 +159,8 @@ class TaskTokens:
     task: Task
     train: Tokens
     validation: dict[str, Tokens]
+    rows_sha256: str
+    """Of every text and label that was read."""
 
     @classmethod
     def load(cls, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, places: Places) -> TaskTokens:
@@ -157,6 +170,7 @@ class TaskTokens:
             task,
             Tokens(rows.train, tokenizer, max_length),
             {split: Tokens(split_rows, tokenizer, max_length) for split, split_rows in rows.validation.items()},
+            rows.sha256,
         )
 
     def subset(self, size: int | str, seed: int) -> list[Example]:
@@ -207,12 +221,8 @@ def _read_folder(task: Task, source: FolderSource, places: Places) -> tuple[Rows
     _check_revision(task, source.revision, folder_revision(folder, files), str(folder))
 
     def read(name: str) -> Rows:
-        path = folder / name
-        with path.open(encoding="utf-8", newline="") as lines:
-            # GLUE's quotes are literal text, never field quotes.
-            reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-            header = source.columns or next(reader, [])
-            return _rows(task, _dicts(reader, header, path), list(header), str(path))
+        # GLUE's quotes are literal text, never field quotes.
+        return _read_table(task, folder / name, source.columns, delimiter="\t", quoting=csv.QUOTE_NONE)
 
     validation = {} if task.holdout else {split: read(split) for split in source.validation}
     return read(source.train), validation
@@ -221,10 +231,20 @@ def _read_folder(task: Task, source: FolderSource, places: Places) -> tuple[Rows
 def _read_package(task: Task, source: PackageSource) -> tuple[Rows, dict[str, Rows]]:
     path = find_package_file(source.name, source.file)
     _check_revision(task, source.revision, "sha256:" + file_sha256(path), str(path))
-    with path.open(encoding="utf-8", newline="") as lines:
-        reader = csv.reader(lines)
-        header = next(reader, [])
-        return _rows(task, _dicts(reader, header, path), header, str(path)), {}
+    return _read_table(task, path, None, delimiter=",", quoting=csv.QUOTE_MINIMAL), {}
+
+
+def _read_table(
+    task: Task, path: Path, columns: Sequence[str] | None, *, delimiter: str, quoting: Literal[0, 3]
+) -> Rows:
+    """The task's rows of one text file; `columns` stands in for a header line."""
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+            header = list(columns or next(reader, []))
+            return _rows(task, _dicts(reader, header, path), header, str(path))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path.name} is not a table in UTF-8", where=str(path), got=str(error)) from error
 
 
 def _read_hub(task: Task, source: HubSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
@@ -238,17 +258,29 @@ def _read_hub(task: Task, source: HubSource, places: Places) -> tuple[Rows, dict
             # A local snapshot has no revisions; the hub's is pinned.
             revision = None if name != source.name else source.revision
             table = datasets.load_dataset(name, source.config, split=split, revision=revision)
+        except ConnectionError as error:
+            if datasets.config.HF_HUB_OFFLINE:
+                raise ConfigurationError(
+                    f"the hub is switched off (HF_HUB_OFFLINE) and its cache lacks task {task.name}",
+                    where=where,
+                    remedy=f"fill the cache beforehand, or map a snapshot: --place {source.name}=PATH",
+                ) from error
+            raise TransientError("the hub could not be reached", where=where, got=_first_line(error)) from error
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(
                 f"cannot load split {split} of task {task.name}",
                 where=where,
-                got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+                got=_first_line(error),
                 remedy=f"fill the hub cache beforehand, or map a snapshot: --place {source.name}=PATH",
             ) from error
         return _rows(task, table, list(table.column_names), f"{where}, split {split}")
 
     validation = {} if task.holdout else {split: read(split) for split in source.validation}
     return read(source.train), validation
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _dicts(reader: Iterator[list[str]], header: Sequence[str], path: Path) -> Iterator[Row]:

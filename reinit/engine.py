@@ -56,6 +56,17 @@ def build_engine(
     return engine
 
 
+def close_engine(engine: DeepSpeedEngine) -> None:
+    """Let go of the module, so that it can serve the next run's engine.
+
+    `DeepSpeedEngine.destroy` leaves the engine's forward hooks on the module; through them every engine, with its
+    optimiser's state, would live as long as the module.
+    """
+    engine.module_forward_pre_hook.remove()
+    engine.module_forward_post_hook.remove()
+    engine.destroy()
+
+
 def engine_config(recipe: Recipe, world_size: int) -> dict[str, Any]:
     """DeepSpeed's configuration for this recipe on this many ranks."""
     if recipe.batch_size % world_size:

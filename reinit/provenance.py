@@ -5,6 +5,7 @@ Law: read once per process, from the machine itself; nothing is guessed, an unkn
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import socket
@@ -22,10 +23,17 @@ LIBRARIES = ("torch", "transformers", "deepspeed", "tokenizers", "datasets", "nu
 """Libraries whose version can move a bit of a result."""
 
 
-def read_provenance(cell: Cell, ranks: Ranks, weights_sha256: str) -> Provenance:
-    """The provenance of runs of `cell` in this process."""
+def read_provenance(cell: Cell, ranks: Ranks, weights_sha256: str, rows_sha256: str) -> Provenance:
+    """The provenance of runs of `cell` in this process.
+
+    Args:
+        cell: names the data's revision.
+        ranks: device and world size.
+        weights_sha256: of the weights as they were read.
+        rows_sha256: of the rows as they were read.
+    """
     return Provenance(
-        git_commit=os.environ.get("REINIT_GIT_COMMIT") or _checkout_commit(Path(__file__).parent),
+        git_commit=code_commit(),
         image=os.environ.get("REINIT_IMAGE") or None,
         versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         device=device_model(ranks.device),
@@ -33,12 +41,20 @@ def read_provenance(cell: Cell, ranks: Ranks, weights_sha256: str) -> Provenance
         world_size=ranks.world_size,
         weights_sha256=weights_sha256,
         data_revision=cell.task.source.revision,
+        rows_sha256=rows_sha256,
         host=os.environ.get("HOSTNAME") or socket.gethostname(),
     )
 
 
-def _checkout_commit(folder: Path) -> str:
-    """HEAD of the checkout that holds this package, with `+dirty` where a package file differs from it."""
+@functools.cache
+def code_commit() -> str:
+    """HEAD of the checkout that holds this package, with `+dirty` where a package file differs from it.
+
+    Asked once, when the worker starts: a later commit or edit does not change the code that is loaded.
+    """
+    if named := os.environ.get("REINIT_GIT_COMMIT"):
+        return named
+    folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]  # git from the user's PATH

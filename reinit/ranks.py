@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass
+from typing import TypeVar
 
 # A GPU's matrix library reads this when it is first used; deterministic algorithms need it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -17,7 +18,9 @@ import torch
 import torch.distributed
 from torch._C._distributed_c10d import HashStore  # torch.distributed has it, but does not export it to type checkers
 
-from jobs.errors import ConfigurationError
+from jobs.errors import ConfigurationError, TransientError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,14 @@ class Ranks:
         """Whether this rank writes: results, logs, progress."""
         return self.rank == 0
 
+    def agree(self, value: T) -> T:
+        """The first rank's `value`, on every rank."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
     def any(self, flag: bool) -> bool:  # noqa: FBT001  a predicate over ranks, not an option
         """Whether `flag` is true on some rank; every rank must ask at the same step."""
         if self.world_size == 1:
@@ -47,12 +58,13 @@ def join_ranks() -> Ranks:
     """Join the process group and make this process deterministic.
 
     Raises:
-        ConfigurationError: fewer GPUs than ranks on this machine, or a rank without its launcher's variables.
+        ConfigurationError: fewer GPUs than ranks on this machine.
+        TransientError: a GPU was promised (`REINIT_DEVICE=cuda`) and cannot be used.
     """
     world_size, rank, local_rank = (
         int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0))
     )
-    gpu = torch.cuda.is_available()
+    gpu = _use_gpu(os.environ.get("REINIT_DEVICE"))
     if gpu and local_rank >= torch.cuda.device_count():
         raise ConfigurationError(
             "more processes than GPUs",
@@ -75,6 +87,20 @@ def join_ranks() -> Ranks:
             torch.distributed.init_process_group(backend, init_method="env://")
     _join_deepspeed(backend="nccl" if gpu else "gloo")
     return Ranks(rank, world_size, device)
+
+
+def _use_gpu(promised: str | None) -> bool:
+    """Whether to run on a GPU; one that was asked for and is not there must not become hours on a CPU."""
+    if promised == "cpu":
+        return False
+    if promised == "cuda" and not torch.cuda.is_available():
+        raise TransientError(
+            "the GPU cannot be used",
+            expected="a CUDA device, as REINIT_DEVICE says",
+            got=f"torch {torch.__version__} sees none",
+            remedy="look at the node's driver; or say gpus: 0 to run on the CPU",
+        )
+    return torch.cuda.is_available()
 
 
 def _be_deterministic() -> None:

@@ -50,7 +50,9 @@ def run_cell(
         network.prepare(cell, seed)
         examples = tokens.subset(cell.size, seed)
         if isinstance(network.module, ProbeNetwork) and cell.steps == 0:
-            train_loss = fit_probe(network.module, examples, network.pad_token, ranks)
+            train_loss = fit_probe(
+                network.module, examples, network.pad_token, ranks, bf16=cell.recipe.precision == "bf16"
+            )
         else:
             train_loss = train(network, examples, cell, seed, ranks, on_step)
         network.before_scoring(cell, seed)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from jobs.cell import Cell
 from reinit.batches import collate, evaluation_batches, training_batches
 from reinit.data import Example
-from reinit.engine import build_engine
+from reinit.engine import build_engine, close_engine
 from reinit.network import Network
 from reinit.probe import ProbeNetwork, fit_converged
 from reinit.ranks import Ranks
@@ -60,7 +60,7 @@ def train(network: Network, examples: Sequence[Example], cell: Cell, seed: int, 
             losses.append(_step(engine, network, batch, ranks, step, regression=task.labels is None))
             on_step(step + 1, losses[-1])
     finally:
-        engine.destroy()
+        close_engine(engine)
     last_epoch = min(steps, -(-len(examples) // recipe.batch_size))
     return math.fsum(losses[-last_epoch:]) / last_epoch
 
@@ -92,7 +92,7 @@ def _step(
     return value
 
 
-def fit_probe(probe: ProbeNetwork, examples: Sequence[Example], pad_token: int, ranks: Ranks) -> float:
+def fit_probe(probe: ProbeNetwork, examples: Sequence[Example], pad_token: int, ranks: Ranks, *, bf16: bool) -> float:
     """Fit the probe's classifier to convergence on the features of all examples, dropout off; no seed, no step.
 
     Returns:
@@ -101,9 +101,10 @@ def fit_probe(probe: ProbeNetwork, examples: Sequence[Example], pad_token: int, 
     probe.eval()
     features = torch.empty(len(examples), probe.classifier.in_features)
     labels = torch.tensor([example.label for example in examples])
-    for indices in evaluation_batches(examples):
-        batch = collate([examples[index] for index in indices], pad_token).to(ranks.device)
-        features[indices] = probe.features(**batch.inputs).float().cpu()
+    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
+        for indices in evaluation_batches(examples):
+            batch = collate([examples[index] for index in indices], pad_token).to(ranks.device)
+            features[indices] = probe.features(**batch.inputs).float().cpu()
     weight, bias = fit_converged(features, labels, probe.classifier.out_features)
     probe.set_classifier(weight, bias)
     logits = nn.functional.linear(features, weight, bias)

@@ -7,18 +7,22 @@ before the first of them trains.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from jobs.cell import Cell, canonical
+from jobs.cell import Cell, Reinit, canonical
+from jobs.errors import SpecError
 from reinit.data import TaskTokens
+from reinit.engine import engine_config
 from reinit.network import Network, load_tokenizer
 from reinit.places import Places, resolve_model, weights_sha256
-from reinit.provenance import read_provenance
+from reinit.provenance import code_commit, read_provenance
 from reinit.ranks import join_ranks
 from reinit.run import Outcome, run_cell
 
 if TYPE_CHECKING:
     from reinit.train import OnStep
+
+T = TypeVar("T")
 
 
 class Worker:
@@ -28,38 +32,53 @@ class Worker:
         """Join the ranks; nothing is loaded before a cell asks for it."""
         self._places = places
         self._ranks = join_ranks()
+        code_commit()
         self._tokens: dict[bytes, TaskTokens] = {}
         self._network: tuple[bytes, Network] | None = None
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the rank that writes."""
-        return self._ranks.is_first
+    def agree(self, value: T) -> T:
+        """The first rank's `value`, on every rank."""
+        return self._ranks.agree(value)
 
     def any_rank(self, flag: bool) -> bool:  # noqa: FBT001  a vote, not an option
         """Whether `flag` is true on some rank; every rank must ask at the same step."""
         return self._ranks.any(flag)
 
     def check(self, cells: Iterable[Cell]) -> None:
-        """Read the rows of every task and the weights' hash of every model, so that a bad one fails before training.
+        """Read every task's rows, load every model and try every kind of treatment, so that nothing fails later.
 
         Raises:
             ReinitError: what is wrong with a task or model on this machine.
         """
+        tried = set()
         for cell in cells:
             self._tokens_of(cell)
+            engine_config(cell.recipe, self._ranks.world_size)
+            # Depths and orders were checked when the cell was made; what else a treatment asks of a network does not
+            # depend on them, so one cell speaks for all that differ in nothing else.
+            alike = cell.treatment.model_dump(exclude={"layers", "frozen_layers", "order", "depth"})
+            key = canonical([alike, cell.model.model_dump(), cell.task.outputs, cell.recipe.dropout])
+            if key not in tried and cell.treatment != Reinit():
+                tried.add(key)
+                self._network_of(cell).prepare(cell, seed=0)
 
     def run(self, cell: Cell, seed: int, on_step: OnStep) -> Outcome:
         """One run; `on_step` hears of every optimiser step and may raise to stop between two."""
         tokens, network = self._tokens_of(cell), self._network_of(cell)
         folder = resolve_model(cell.model, self._places)
-        provenance = read_provenance(cell, self._ranks, weights_sha256(folder))
+        provenance = read_provenance(cell, self._ranks, weights_sha256(folder), tokens.rows_sha256)
         return run_cell(cell, seed, network, tokens, self._ranks, provenance, on_step)
 
     def _tokens_of(self, cell: Cell) -> TaskTokens:
         key = canonical([cell.task.model_dump(), cell.model.model_dump(), cell.recipe.max_length])
         if key not in self._tokens:
             tokenizer = load_tokenizer(resolve_model(cell.model, self._places))
+            if cell.recipe.max_length > tokenizer.model_max_length:
+                raise SpecError(
+                    f"max_length is more than {cell.model.name} can read",
+                    expected=f"at most {tokenizer.model_max_length} tokens",
+                    got=cell.recipe.max_length,
+                )
             self._tokens[key] = TaskTokens.load(cell.task, tokenizer, cell.recipe.max_length, self._places)
         return self._tokens[key]
 

@@ -40,6 +40,7 @@ def a_provenance(**changes: Any) -> Provenance:
         "world_size": 1,
         "weights_sha256": "b" * 64,
         "data_revision": "c" * 40,
+        "rows_sha256": "d" * 64,
         "host": "pod-1",
     }
     return Provenance(**fields | changes)

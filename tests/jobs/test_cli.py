@@ -41,7 +41,7 @@ def a_study(folder: Path, **changes: object) -> str:
     """The demo's file with top-level keys replaced."""
     source = Path(load_study.__code__.co_filename).parent / "studies" / "demo.yaml"
     fields = yaml.safe_load(source.read_text(encoding="utf-8"))
-    fields["recipe"]["learning_rate"] = 6e-5
+    fields["recipe"]["learning_rate"] = 8e-5
     fields["recipe"]["epsilon"] = 1e-8
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({**fields, **changes}, sort_keys=False), encoding="utf-8")
@@ -94,7 +94,7 @@ def test_plan_counts_the_paper() -> None:
 def test_plan_as_json_holds_every_cell_whole() -> None:
     plan = json.loads(reinit("plan", "demo", "--output", "json").stdout)
     assert plan["runs"] == sum(len(cell["seeds"]) for cell in plan["cells"])
-    assert all(cell["cell"]["recipe"]["learning_rate"] == 6e-5 for cell in plan["cells"])
+    assert all(cell["cell"]["recipe"]["learning_rate"] == 8e-5 for cell in plan["cells"])
 
 
 def test_plan_says_what_the_store_has(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_probe_and_truncate_families_list_depths() -> None:
     assert treatments("family: probe") == [Probe(depth=depth) for depth in (1, 2, 3, 4)]
     probe = treatments("family: probe, depths: [2], feature: cls, scored: released_reload, encoder_dropout: true")
     assert probe == [Probe(depth=2, feature="cls", scored="released_reload", encoder_dropout=True)]
-    assert treatments("family: truncate") == [Truncate(depth=depth) for depth in (1, 2, 3, 4)]
+    assert treatments("family: truncate") == [Truncate(depth=1), Truncate(depth=2), Truncate(depth=3), Reinit()]
 
 
 def test_options_of_a_family_are_those_of_its_treatment() -> None:
@@ -228,7 +228,7 @@ def test_a_model_of_one_layer_has_every_family_that_makes_sense() -> None:
     ]
     text = "".join(f"  - {{family: {family}, sizes: [9], seeds: 1}}\n" for family in families)
     found = {each.cell.treatment for each in study(text, head).plan()}
-    assert found == {Reinit(), Reinit(layers=(0,)), Probe(depth=1), Truncate(depth=1)}
+    assert found == {Reinit(), Reinit(layers=(0,)), Probe(depth=1)}
 
 
 @pytest.mark.parametrize("depth", [1, 2, 6, 12, 13, 24, 48])

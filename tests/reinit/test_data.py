@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import DataError
+from jobs.errors import ConfigurationError, DataError
 from jobs.tasks import GLUE, FolderSource, Holdout, Task
 from reinit.data import Tokens, folder_revision, read_task, subset, words
 from reinit.places import Places
@@ -216,6 +216,23 @@ def test_a_hub_task_without_cache_or_place_is_refused_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    with pytest.raises(DataError, match="cannot load split train") as refusal:
+    with pytest.raises(ConfigurationError, match="switched off") as refusal:
         read_task(GLUE["rte"], Places())
     assert "--place nyu-mll/glue=" in str(refusal.value)
+
+
+def test_bytes_that_are_no_text_are_refused_by_file(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "tiny")
+    (folder / "train.tsv").write_bytes(TRAIN.encode() + "café\t1\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not a table in UTF-8"):
+        read_task(a_task(folder), Places({"tiny": folder}))
+
+
+def test_the_hash_of_the_rows_moves_with_every_text_label_and_split(folder: Path, places: Places) -> None:
+    task = a_task(folder)
+    hashes = {
+        read_task(changed, places).sha256
+        for changed in (task, a_task(folder, labels=("1", "0")), a_task(folder, max_words=3, train_rows=3))
+    }
+    assert len(hashes) == 3
+    assert read_task(task, places).sha256 in hashes

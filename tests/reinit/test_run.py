@@ -9,13 +9,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from jobs.cell import Cell, Permute, Probe, Reinit, Steps, Truncate
+from jobs.errors import SpecError
 from jobs.result import RESULT, DivergedRun, RunResult
 from jobs.store import open_store
+from reinit.__main__ import known
 from reinit.run import Outcome
 from reinit.worker import Worker
 from tests.reinit.tiny import places_of, tiny_cell, write_sentences
@@ -132,10 +135,13 @@ def test_two_ranks_give_the_losses_of_one_and_write_one_result(worker: Worker, f
     """Nine examples in batches of four: the last batch has one, which leaves a rank without a share."""
     cell = tiny_cell(folder, 5, size=9, recipe={"dropout": 0.0})
     store = f"file://{tmp_path}/store"
+    # The first seed is done already: ranks must agree on what is left.
+    kept = run(worker, cell, seed=2)
+    open_store(store).put(kept.result, kept.predictions)
     environment = {
         **os.environ,
         "REINIT_CELLS": json.dumps([cell.model_dump(mode="json")]),
-        "REINIT_SEEDS": "[1]",
+        "REINIT_SEEDS": "[2, 1]",
         "REINIT_STORE": store,
         "REINIT_PLACES": json.dumps({"tiny": str(folder)}),
         "REINIT_THREADS": "1",
@@ -154,7 +160,9 @@ def test_two_ranks_give_the_losses_of_one_and_write_one_result(worker: Worker, f
     ]
     outputs = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    (two,) = open_store(store).results(cell.digest).results.values()
+    results = open_store(store).results(cell.digest).results
+    assert results[2] == kept.result
+    two = results[1]
     one = run(worker, cell).result
     assert isinstance(one, RunResult)
     assert isinstance(two, RunResult)
@@ -191,6 +199,45 @@ def test_bad_data_ends_with_65_before_training_and_leaves_a_record(folder: Path,
     assert "not the ones the study names" in events[-1]["message"]
     (failure,) = open_store(store).all_failures([cell.digest])[cell.digest].records
     assert (failure.exit_code, failure.digest) == (65, cell.digest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"treatment": Probe(depth=2), "model": {"layers": 5}}, "another depth"),
+        ({"recipe": {"max_length": 4096}}, "more than"),
+        ({"treatment": Permute(order=(1, 0, 2, 3, 4, 5)), "recipe": {"batch_size": 4}}, ""),
+    ],
+)
+def test_what_a_later_cell_asks_for_is_checked_before_the_first_trains(
+    folder: Path, changes: dict[str, Any], said: str
+) -> None:
+    model = changes.pop("model", {})
+    cell = tiny_cell(folder, **changes)
+    cell = cell.model_copy(update={"model": cell.model.model_copy(update=model)})
+    cells = [tiny_cell(folder), tiny_cell(folder, 5), cell]
+    if said:
+        with pytest.raises(SpecError, match=said):
+            Worker(places_of(folder)).check(cells)
+    else:
+        Worker(places_of(folder)).check(cells)
+
+
+def test_a_cell_of_another_science_version_is_refused(folder: Path) -> None:
+    cell = tiny_cell(folder, 5)
+    assert known((cell,)) == (cell,)
+    with pytest.raises(SpecError, match="another version"):
+        known((cell.model_copy(update={"science": 2}),))
+
+
+def test_a_gpu_that_was_promised_and_is_not_there_is_no_reason_to_train_on_the_cpu(
+    folder: Path, tmp_path: Path
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the GPU")
+    done = pod(folder, f"file://{tmp_path}/store", [tiny_cell(folder)], [1], REINIT_DEVICE="cuda")
+    assert done.returncode == 75
+    assert "the GPU cannot be used" in done.stdout
 
 
 def test_a_malformed_environment_ends_with_64_and_a_bad_store_with_78(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from pathlib import Path
 
@@ -100,6 +101,29 @@ def test_the_engine_gives_plain_torch_s_losses_step_by_step_in_fp32(
     assert by_engine == pytest.approx(by_torch, rel=2e-5)
     # The comparison means something only if training moved: a step without an update would agree too.
     assert max(by_torch) - min(by_torch) > 0.01
+
+
+def test_runs_leave_nothing_on_the_network_that_outlives_them(
+    network: Network, tokens: TaskTokens, folder: Path
+) -> None:
+    """Hooks of an engine that is gone would keep its optimiser alive and run in every later forward pass."""
+    cell = tiny_cell(folder)
+
+    def hooks() -> int:
+        module = network.module
+        return len(module._forward_pre_hooks) + len(module._forward_hooks) + len(module._backward_hooks)
+
+    losses_by_engine(network, tokens.subset(10, 1), cell, 1)
+    before = hooks()
+    losses_by_engine(network, tokens.subset(10, 1), cell, 2)
+    assert hooks() == before == 0
+
+
+def test_an_engine_and_its_optimiser_die_with_their_run(network: Network, tokens: TaskTokens, folder: Path) -> None:
+    for seed in (1, 2, 3):
+        losses_by_engine(network, tokens.subset(10, 1), tiny_cell(folder), seed)
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is torch.optim.AdamW]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
