@@ -321,34 +321,38 @@ class _Show:
 
     def __init__(self, progress: Progress, runs: Sequence[Run]) -> None:
         self._progress = progress
-        self._runs = progress.add_task("runs", total=len(runs), status="starting workers")
-        self._steps = progress.add_task("steps", total=sum(run.cell.steps for run in runs), status="")
+        self._finished, self._runs = 0, len(runs)
+        # Steps, not runs, are what time goes into: runs of one study differ by orders of magnitude.
+        steps = sum(run.cell.steps for run in runs)
+        self._steps = progress.add_task(self._count, total=steps, status="starting workers")
+
+    @property
+    def _count(self) -> str:
+        return f"{self._finished:>{len(str(self._runs))}}/{self._runs} runs"
 
     def advance(self, steps: int) -> None:
-        self._progress.advance(self._steps, steps)
+        self._progress.update(self._steps, advance=steps, status="")
 
     def say(self, text: str) -> None:
-        self._progress.update(self._runs, status=escape(f"loading {text}"))
+        self._progress.update(self._steps, status=escape(f"loading {text}"))
 
     def finished(self, text: str) -> None:
-        self._progress.advance(self._runs)
-        self._progress.update(self._runs, status="")
-        count = int(self._progress.tasks[self._runs].completed)
-        total = len(str(int(self._progress.tasks[self._runs].total or 0)))
-        of = int(self._progress.tasks[self._runs].total or 0)
-        self._progress.console.print(f"[dim]{count:>{total}}/{of}[/dim] {escape(text)}", highlight=False)
+        self._finished += 1
+        self._progress.update(self._steps, description=self._count)
+        self._progress.console.print(f"[dim]{self._finished:>{len(str(self._runs))}}/{self._runs}[/dim] {escape(text)}")
 
 
 @contextmanager
 def _progress(runs: Sequence[Run], console: Console) -> Iterator[_Show]:
     columns = (
-        TextColumn("{task.description:>5}"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("steps,"),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("gone,"),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("left {task.fields[status]}"),
     )
     progress = Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=120)
     with progress:

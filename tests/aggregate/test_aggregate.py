@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tests.make import a_failure, a_provenance, a_result, some_predictions
 PLANS = progressive_plans()
 RESULTS = scored(PLANS, rising)
 HOLE = RESULTS[1:]
+# Two depths make no curve: for tests of what is written around a figure, which need none drawn.
+TWO_PLANS, TWO_RESULTS = PLANS[:2], RESULTS[:6]
 Results = list[RunResult | DivergedRun]
 
 
@@ -38,21 +41,32 @@ def written(out: Path, *, plans: list[PlannedCell] = PLANS, results: Results = R
     return aggregate_runs(About(), runs, extras, out, **options)
 
 
+@pytest.fixture(scope="module")
+def aggregated(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """A complete study, aggregated once for the tests that read its files or copy them."""
+    return written(tmp_path_factory.mktemp("study") / "new" / "folder")
+
+
+@pytest.fixture
+def earlier(aggregated: Written, tmp_path: Path) -> Path:
+    """A folder with the files of an earlier aggregation, for a test to write into."""
+    out = tmp_path / "earlier"
+    shutil.copytree(aggregated.files[0].parent, out)
+    return out
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_complete_study_writes_every_file_and_nothing_else(tmp_path: Path) -> None:
-    out = tmp_path / "new" / "folder"
-    files = written(out).files
-    assert [file.name for file in files] == list(FILES)
-    assert set(contents(out)) == set(FILES)
+def test_a_complete_study_writes_every_file_and_nothing_else(aggregated: Written) -> None:
+    assert [file.name for file in aggregated.files] == list(FILES)
+    assert set(contents(aggregated.files[0].parent)) == set(FILES)
 
 
-def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
-    written(tmp_path / "a")
-    written(tmp_path / "b", results=RESULTS[::-1])
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+def test_the_same_results_give_the_same_bytes(aggregated: Written, tmp_path: Path) -> None:
+    written(tmp_path, results=RESULTS[::-1])
+    assert contents(tmp_path) == contents(aggregated.files[0].parent)
 
 
 def test_a_study_with_a_hole_is_refused_and_writes_nothing(tmp_path: Path) -> None:
@@ -61,12 +75,11 @@ def test_a_study_with_a_hole_is_refused_and_writes_nothing(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_a_refusal_leaves_the_files_of_before(tmp_path: Path) -> None:
-    written(tmp_path)
-    before = contents(tmp_path)
+def test_a_refusal_leaves_the_files_of_before(earlier: Path) -> None:
+    before = contents(earlier)
     with pytest.raises(DataError):
-        written(tmp_path, results=HOLE)
-    assert contents(tmp_path) == before
+        written(earlier, results=HOLE)
+    assert contents(earlier) == before
 
 
 def test_a_partial_study_is_marked_in_table_coverage_and_terminal(tmp_path: Path) -> None:
@@ -83,35 +96,33 @@ def test_a_partial_study_is_marked_in_table_coverage_and_terminal(tmp_path: Path
 def test_damage_is_refused_and_with_allow_partial_noted(tmp_path: Path) -> None:
     extras = Extras(damaged=(Damaged("runs/x", "sha256 differs"),))
     with pytest.raises(DataError, match="not complete"):
-        written(tmp_path, extras=extras)
-    written(tmp_path, extras=extras, allow_partial=True)
+        written(tmp_path, plans=TWO_PLANS, results=TWO_RESULTS, extras=extras)
+    written(tmp_path, plans=TWO_PLANS, results=TWO_RESULTS, extras=extras, allow_partial=True)
     assert "damaged: runs/x: sha256 differs" in (tmp_path / "coverage.md").read_text()
 
 
-def test_a_study_without_progressive_cells_removes_the_figure_of_an_earlier_one(tmp_path: Path) -> None:
-    written(tmp_path)
-    (tmp_path / "mine.txt").write_text("kept")
+def test_a_study_without_progressive_cells_removes_the_figure_of_an_earlier_one(earlier: Path) -> None:
+    (earlier / "mine.txt").write_text("kept")
     plans = [planned(cell(permuted(1, 0, 2, 3)), families=("permutation",))]
-    written(tmp_path, plans=plans, results=scored(plans, rising))
-    assert set(contents(tmp_path)) == {*FILES, "mine.txt"} - {"progressive.pdf", "progressive.png"}
+    written(earlier, plans=plans, results=scored(plans, rising))
+    assert set(contents(earlier)) == {*FILES, "mine.txt"} - {"progressive.pdf", "progressive.png"}
 
 
-def test_a_failure_while_writing_leaves_the_files_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(tmp_path)
-    before = contents(tmp_path)
+def test_a_failure_while_writing_leaves_the_files_of_before(earlier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(earlier)
 
     def full(self: Path, content: bytes) -> int:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
-        written(tmp_path, results=HOLE, allow_partial=True)
-    assert contents(tmp_path) == before
+        written(earlier, plans=TWO_PLANS, results=TWO_RESULTS[1:], allow_partial=True)
+    assert contents(earlier) == before
 
 
-def test_the_parquet_file_holds_the_frame(tmp_path: Path) -> None:
-    frame = written(tmp_path).frame
-    read = pd.read_parquet(tmp_path / "runs.parquet")
+def test_the_parquet_file_holds_the_frame(aggregated: Written) -> None:
+    frame = aggregated.frame
+    read = pd.read_parquet(aggregated.files[0].parent / "runs.parquet")
     assert list(read.columns) == list(frame.columns)
     assert read["score"].tolist() == frame["score"].tolist()
     assert [list(names) for names in read["families"]] == [["progressive"]] * 15
@@ -130,20 +141,20 @@ def test_evil_names_titles_and_notes_reach_no_file_unescaped(tmp_path: Path) -> 
 
 def test_what_a_store_holds_becomes_tables_with_its_failures_damage_and_duplicates_said(tmp_path: Path) -> None:
     store = open_store((tmp_path / "store").as_uri())
-    for one in HOLE:
+    for one in TWO_RESULTS[1:]:
         store.put(one, some_predictions(one.seed))
     again = a_result(HOLE[0].cell, HOLE[0].seed, score=0.5, later=9_999, provenance=a_provenance(device="another"))
     store.put(again, some_predictions(again.seed))
     lost = RESULTS[0]
     store.put_failure(a_failure(lost.cell, lost.seed, reason="out of memory"))
     (tmp_path / "store" / lost.key).write_bytes(b"<Error/>")
-    digests = [each.cell.digest for each in PLANS]
+    digests = [each.cell.digest for each in TWO_PLANS]
     found, failures = store.all_results(digests), store.all_failures(digests)
     with pytest.raises(DataError) as caught:
-        aggregate_study(About(), PLANS, found, failures, tmp_path / "out")
+        aggregate_study(About(), TWO_PLANS, found, failures, tmp_path / "out")
     assert f"failed: {lost.cell.name}, seed 1: out of memory" in str(caught.value)
     assert "damaged: runs/" in str(caught.value)
-    aggregate_study(About(), PLANS, found, failures, tmp_path / "out", allow_partial=True)
+    aggregate_study(About(), TWO_PLANS, found, failures, tmp_path / "out", allow_partial=True)
     text = (tmp_path / "out" / "coverage.md").read_text()
     assert "duplicate: sst2-500-finetune" in text
     assert "2 results, largest difference" in text

@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import subprocess
 import sys
@@ -19,8 +20,15 @@ from tests.aggregate.runs import SMALL, a_frame, cell, planned, progressive_plan
 PLANS = progressive_plans(size=100) + progressive_plans(size=500) + progressive_plans(task=GLUE["cola"])
 
 
+@functools.cache
 def complete() -> pd.DataFrame:
     return a_frame(PLANS, scored(PLANS, rising))
+
+
+@functools.cache
+def complete_bytes(kind: Literal["pdf", "png"]) -> bytes:
+    """The file of a complete figure, drawn once for all tests that only read it."""
+    return figures.to_bytes(drawn(complete(), title="t"), kind)
 
 
 def drawn(frame: pd.DataFrame, **options: str) -> Figure:
@@ -66,19 +74,19 @@ def test_the_axis_runs_from_no_layer_to_all_with_whole_ticks() -> None:
 
 @pytest.mark.parametrize("kind", ["pdf", "png"])
 def test_the_same_frame_gives_the_same_bytes(kind: Literal["pdf", "png"]) -> None:
-    once, twice = (figures.to_bytes(drawn(complete(), title="t"), kind) for _ in range(2))
+    once, twice = complete_bytes(kind), figures.to_bytes(drawn(complete(), title="t"), kind)
     assert hashlib.sha256(once).hexdigest() == hashlib.sha256(twice).hexdigest()
     assert b"CreationDate" not in once
 
 
 def test_a_second_process_gives_the_same_bytes(tmp_path: Path) -> None:
     code = (
-        "import hashlib, tests.aggregate.test_figures as t; from aggregate import figures\n"
-        "print(*(hashlib.sha256(figures.to_bytes(t.drawn(t.complete()), kind)).hexdigest() for kind in ('pdf', 'png')))"
+        "import hashlib, tests.aggregate.test_figures as t\n"
+        "print(*(hashlib.sha256(t.complete_bytes(kind)).hexdigest() for kind in ('pdf', 'png')))"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    here = [hashlib.sha256(figures.to_bytes(drawn(complete()), kind)).hexdigest() for kind in ("pdf", "png")]
+    here = [hashlib.sha256(file).hexdigest() for file in (complete_bytes("pdf"), complete_bytes("png"))]
     assert done.stdout.split() == here
 
 
@@ -162,7 +170,8 @@ def test_every_line_differs_from_every_other_in_colour_or_dash_and_in_marker() -
 
 
 def test_evil_models_and_titles_are_drawn_as_they_are() -> None:
-    models = [SMALL.model_copy(update={"name": text}) for text in EVIL.values()]
+    # Three depths are the fewest that make a curve: it is the texts that are drawn here.
+    models = [SMALL.model_copy(update={"name": text, "layers": 2}) for text in EVIL.values()]
     plans = [plan for model in models for plan in progressive_plans(model=model)]
     figure = drawn(a_frame(plans, [result(plan.cell, 1, 0.5) for plan in plans]), title=EVIL["reads a file in LaTeX"])
     assert r"\input{/etc/passwd} & 5% #1 $x^2$ a_b ~" in said(figure)
