@@ -8,6 +8,7 @@ says what was asked, as whom, and what to do. All requests here may be repeated 
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -38,8 +39,7 @@ REFUSALS: Final[Mapping[int, tuple[str, str]]] = {
     401: ("the cluster does not accept the credentials", "log in again, as for kubectl; a token may have expired"),
     403: (
         "no permission to {asked}",
-        "kubectl -n {namespace} create role reinit-{verb}-{kind} --verb={verbs} --resource={resource}, "
-        "and a rolebinding of it to that user",
+        "grant it: kubectl -n {namespace} create role reinit-{verb} --verb={verbs} --resource={resource}, then bind it",
     ),
     404: (
         "nothing there to {asked}",
@@ -129,10 +129,12 @@ def connect(namespace: str, *, kubeconfig: str | None = None, context: str | Non
     settings.retries = False
     settings.connection_pool_maxsize = THREADS
     try:
+        # The library reads KUBECONFIG when it is imported, and never again.
+        named = kubeconfig or os.environ.get("KUBECONFIG")
         try:
-            config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=settings)
+            config.load_kube_config(config_file=named, context=context, client_configuration=settings)
         except config.ConfigException:
-            if kubeconfig or context:
+            if named or context or "KUBERNETES_SERVICE_HOST" not in os.environ:
                 raise
             config.load_incluster_config(client_configuration=settings)
     except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:

@@ -9,24 +9,29 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from jobs import __version__
-from jobs.errors import ConfigurationError, ReinitError, SpecError
+from jobs.errors import ConfigurationError, ReinitError, SpecError, TransientError
 from jobs.plan import Plan, PlannedCell
 from jobs.study import Study, load_study, shipped_studies, study_schema
 
 if TYPE_CHECKING:
+    from jobs.api import Api
+    from jobs.cluster import Cluster
     from jobs.found import Found
+    from jobs.status import Status
     from jobs.store import Store
 
 app = typer.Typer(
@@ -39,6 +44,13 @@ app = typer.Typer(
 # Piped output is read by programs and logs, which need no line breaks of ours.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 errors = Console(stderr=True, highlight=False)
+_BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+
+
+class DryRun(StrEnum):
+    """Who checks what is not sent for good."""
+
+    SERVER = "server"
 
 
 class Output(StrEnum):
@@ -58,6 +70,17 @@ StoreOption = Annotated[
 MaybeStoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="Where results are: file:///path or s3://bucket/prefix.")
 ]
+SiteStoreOption = Annotated[
+    str | None, typer.Option("--store", metavar="URL", help="Where results are, if not where the cluster file says.")
+]
+ClusterOption = Annotated[Path, typer.Option("--cluster", metavar="FILE", help="The site: see k8s/cluster.yaml.")]
+MaybeClusterOption = Annotated[
+    Path | None, typer.Option("--cluster", metavar="FILE", help="The site: see k8s/cluster.yaml.")
+]
+KubeconfigOption = Annotated[
+    str | None, typer.Option("--kubeconfig", metavar="FILE", help="By default KUBECONFIG, then ~/.kube/config.")
+]
+ContextOption = Annotated[str | None, typer.Option("--context", help="A context of the kubeconfig.")]
 OutputOption = Annotated[Output, typer.Option("--output", help="A table for people, or JSON.")]
 PlaceOption = Annotated[
     list[str] | None,
@@ -156,7 +179,7 @@ def run(
 @app.command()
 def render(
     study: StudyArgument,
-    cluster: Annotated[Path, typer.Option("--cluster", metavar="FILE", help="The site: see k8s/cluster.yaml.")],
+    cluster: ClusterOption,
     out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to; - streams to stdout.")],
 ) -> None:
     """Write one Kubernetes Job per cell, for `kubectl apply -f`."""
@@ -172,6 +195,163 @@ def render(
     for manifest in jobs:
         (folder / f"{manifest['metadata']['name']}.yaml").write_text(to_yaml([manifest]), encoding="utf-8")
     console.print(f"{len(jobs)} Jobs in {escape(out)}; next: kubectl apply --server-side -f {escape(out)}")
+
+
+@app.command()
+def submit(
+    study: StudyArgument,
+    *,
+    cluster: ClusterOption,
+    store: SiteStoreOption = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="CELL", help="Submit this cell only, by prefix of name or digest; repeatable."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Delete Jobs that ended without all results, and make them again.")
+    ] = False,
+    dry_run: Annotated[
+        DryRun | None, typer.Option("--dry-run", help="`server`: the API server checks every Job and keeps none.")
+    ] = None,
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Apply the Jobs that are missing to a cluster. What is done or at work is left alone; repeat it at any time."""
+    from jobs.board import submitted_lines
+    from jobs.kube import submit as submit_cells
+
+    loaded, site = load_study(study), _site(cluster)
+    cells = _chosen(loaded.plan(), only)
+    found = _open(store or site.store).all_results({each.cell.digest for each in cells})
+    _warn(found)
+    api = _api(site, kubeconfig, context)
+    with Progress(*_BAR, console=errors, transient=True) as bar:
+        task = bar.add_task("submitting", total=len(cells))
+        submitted = submit_cells(
+            api,
+            loaded.name,
+            cells,
+            site,
+            found,
+            retry_failed=retry_failed,
+            dry_run=dry_run is not None,
+            report=lambda _: bar.advance(task),
+        )
+    for line in submitted_lines(submitted, dry_run=dry_run is not None):
+        console.print(escape(line), soft_wrap=True)
+
+
+@app.command()
+def status(
+    study: StudyArgument,
+    *,
+    cluster: MaybeClusterOption = None,
+    store: SiteStoreOption = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="A line for every cell, not only for those to look at.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until nothing is at work.")] = False,
+    interval: Annotated[float, typer.Option(min=1, help="Seconds between two looks of --watch.")] = 15,
+    output: OutputOption = Output.TABLE,
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Show what is done, running, waiting or failed and why, or missing. Without --cluster, by the store alone."""
+    from jobs.board import board, status_json
+    from jobs.result import now
+    from jobs.status import observe, study_status
+
+    if watch and (output is Output.JSON or cluster is None):
+        raise SpecError("--watch follows a cluster, in a table", expected="--cluster FILE, and no --output json")
+    loaded, site = load_study(study), _site(cluster) if cluster else None
+    planned, opened = loaded.plan(), _open(_store_url(store, site))
+    digests = {each.cell.digest for each in planned}
+    api = _api(site, kubeconfig, context) if site else None
+
+    def look() -> Status:
+        found, failures = opened.all_results(digests), opened.all_failures(digests)
+        observed = observe(api, now()) if api else None
+        return study_status(loaded.name, planned, found, failures, observed, site)
+
+    if watch:
+        _watch(look, interval, everything)
+    elif output is Output.JSON:
+        _print_json(status_json(look()))
+    else:
+        console.print(board(look(), now(), everything=everything))
+
+
+@app.command()
+def logs(
+    study: StudyArgument,
+    cell: CellArgument,
+    *,
+    cluster: MaybeClusterOption = None,
+    store: SiteStoreOption = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while the pod runs.")] = False,
+    tail: Annotated[int | None, typer.Option(min=1, help="Only this many lines from the end.")] = None,
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Print a cell's log: of its pod while that is there, else of all attempts that left one in the store."""
+    from jobs.kube import live_log
+    from jobs.pods import printable
+
+    chosen = load_study(study).plan().find(cell).cell
+    site = _site(cluster) if cluster else None
+    if site and (live := live_log(_api(site, kubeconfig, context), chosen.digest, follow=follow, tail=tail)):
+        pod, lines = live
+        errors.print(f"pod {escape(pod)}", style="bold")
+        for line in lines:
+            print(printable(line), flush=True)  # noqa: T201  a pod's own text: no markup, no wrapping
+        return
+    kept = _open(_store_url(store, site)).logs(chosen.digest)
+    if not kept:
+        where = "neither a pod's nor in the store" if site else "not in the store; a pod's needs --cluster"
+        raise TransientError(
+            f"no log of {chosen.name}", got=where, remedy=f"reinit status {study} says where it stands"
+        )
+    for each in kept:
+        errors.print(f"attempt {escape(each.attempt)}, from the store", style="bold")
+        for line in each.text.splitlines()[-(tail or 0) :]:
+            print(printable(line))  # noqa: T201  the same
+
+
+@app.command()
+def cancel(
+    study: StudyArgument,
+    *,
+    cluster: ClusterOption,
+    task: Annotated[str, typer.Option(help="Only this task.")] = "",
+    size: Annotated[str, typer.Option(help="Only this size.")] = "",
+    treatment: Annotated[str, typer.Option(metavar="PREFIX", help="Only treatments whose name begins so.")] = "",
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="CELL", help="Only this cell; repeatable.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Stop Jobs of a study: says which, asks, then deletes them. Finished runs stay in the store."""
+    from jobs.board import jobs_table
+    from jobs.kube import Selection, to_cancel
+    from jobs.kube import cancel as cancel_jobs
+    from jobs.result import now
+    from jobs.status import observe
+
+    loaded = load_study(study)
+    digests = frozenset(each.cell.digest for each in _chosen(loaded.plan(), only)) if only else frozenset()
+    api = _api(_site(cluster), kubeconfig, context)
+    observed = observe(api, now())
+    chosen = to_cancel(observed, loaded.name, Selection(task, size, treatment, digests))
+    if not chosen:
+        console.print("nothing to cancel: no Job of this study is at work on that")
+        return
+    console.print(jobs_table(observed, [each["metadata"]["name"] for each in chosen]))
+    if not yes and not typer.confirm(f"stop these {len(chosen)} Jobs?"):
+        raise typer.Exit(130)
+    cancel_jobs(api, chosen)
+    console.print(f"{len(chosen)} Jobs deleted; their pods have their grace to stop")
 
 
 @app.command()
@@ -284,6 +464,47 @@ def _open(url: str) -> Store:
     from jobs.store import open_store
 
     return open_store(url)
+
+
+def _site(path: Path) -> Cluster:
+    from jobs.cluster import read_cluster
+
+    return read_cluster(path)
+
+
+def _api(site: Cluster, kubeconfig: str | None, context: str | None) -> Api:
+    from jobs.api import connect
+
+    return connect(site.namespace, kubeconfig=kubeconfig, context=context)
+
+
+def _store_url(store: str | None, site: Cluster | None) -> str:
+    if store or site:
+        return store or (site.store if site else "")
+    raise SpecError("where are the results?", expected="--store URL, or --cluster FILE, which names a store")
+
+
+def _watch(look: Callable[[], Status], interval: float, everything: bool) -> None:
+    """Redraw until nothing is at work; what fails in passing is shown, and the next look tried."""
+    from rich.live import Live
+
+    from jobs.board import board, status_line
+    from jobs.result import now
+
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            try:
+                status = look()
+            except TransientError as error:
+                errors.print(f"[yellow]no answer this time:[/yellow] {escape(error.problem)}")
+            else:
+                if console.is_terminal:
+                    live.update(board(status, now(), everything=everything), refresh=True)
+                else:
+                    console.print(status_line(status))
+                if not status.is_active:
+                    return
+            sleep(interval)
 
 
 def _warn(found: Mapping[str, Found]) -> None:

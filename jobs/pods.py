@@ -94,10 +94,15 @@ PENDING_REMEDIES: Final = (
 )
 
 
+def printable(text: str) -> str:
+    """A line of another program without what a terminal would obey."""
+    line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).expandtabs()
+    return "".join(c if c.isprintable() else " " for c in line)
+
+
 def one_line(text: str | None, most: int = MOST_TEXT) -> str:
     """Text of another program as one bounded line of printable characters."""
-    printable = "".join(c if c.isprintable() else " " for c in re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text or ""))
-    line = " ".join(printable.split())
+    line = " ".join(printable(text or "").split())
     return line if len(line) <= most else line[: most - 3] + "..."
 
 

@@ -37,7 +37,7 @@ from jobs.objects import Objects, open_objects
 from jobs.patient import PAUSES, PatientObjects, in_parallel, size
 from jobs.result import DivergedRun, Failure, RunResult
 
-__all__ = ["Contradiction", "Damaged", "Duplicate", "Failures", "Found", "State", "Store", "open_store"]
+__all__ = ["Contradiction", "Damaged", "Duplicate", "Failures", "Found", "Log", "State", "Store", "open_store"]
 
 PROBE: Final = b"written by `reinit` to see that this store can be written and read\n"
 """Content of the one object under `checks/`: the same from every host, so that checks never pile up."""
@@ -50,6 +50,15 @@ class Failures:
     records: tuple[Failure, ...] = ()
     """Oldest first."""
     damaged: tuple[Damaged, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What one attempt at a cell said: the tail of its log."""
+
+    attempt: str
+    """Name of the pod, or host and process."""
+    text: str
 
 
 def open_store(url: str, *, attempts: int = 8) -> Store:
@@ -206,6 +215,20 @@ class Store:
             )
             for digest, each in read.items()
         }
+
+    def logs(self, digest: str) -> tuple[Log, ...]:
+        """What the attempts at a cell said, in the order of their names; empty where none left a log.
+
+        Raises:
+            SpecError, TransientError, ConfigurationError: as in `results`.
+        """
+
+        def parse(key: str, data: bytes) -> Log:
+            return Log(key.rpartition("/")[2].removesuffix(".txt"), data.decode(errors="replace"))
+
+        keys = sorted(self._patient.keys(f"logs/{_checked(digest)}/"))
+        read = in_parallel(lambda key: self._patient.read(key, parse), keys)
+        return tuple(each for each in read if isinstance(each, Log))
 
     def predictions(self, sha256: str) -> bytes:
         """The predictions object that a result names.

@@ -87,8 +87,8 @@ def test_these_checks_see_what_is_wrong() -> None:
     assert written_folders("reinit aggregate demo --store file:///s --out=tables") == ["tables"]
     assert not any(map(is_ignored, ("jobs", "jobs/studies", "tables")))
     assert all(map(is_ignored, ("manifests", "out")))
-    with pytest.raises(AssertionError, match="no command submit"):
-        parsed("reinit submit paper")
+    with pytest.raises(AssertionError, match="no command sing"):
+        parsed("reinit sing paper")
     with pytest.raises(AssertionError, match="plan has no \\['--stores'\\]"):
         parsed("reinit plan paper --stores file:///s")
     with pytest.raises(typer.BadParameter):

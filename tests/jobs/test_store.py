@@ -746,3 +746,16 @@ def test_two_stores_in_one_bucket_do_not_see_each_other(s3_bucket: str) -> None:
 
 def test_the_helpers_bytes_are_canonical() -> None:
     assert a_result().to_bytes() == canonical(json.loads(a_result().to_bytes()))
+
+
+def test_logs_read_back_by_cell_in_the_order_of_attempts(store: Store) -> None:
+    store.put_log(DIGEST, "pod-2", "second\n")
+    store.put_log(DIGEST, "pod-1", "first: naïve\n")
+    store.put_log(a_cell(6).digest, "pod-1", "another cell's\n")
+    assert [(log.attempt, log.text) for log in store.logs(DIGEST)] == [
+        ("pod-1", "first: naïve\n"),
+        ("pod-2", "second\n"),
+    ]
+    assert store.logs(a_cell(7).digest) == ()
+    with pytest.raises(SpecError):
+        store.logs("../..")
