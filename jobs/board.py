@@ -113,7 +113,7 @@ def submitted_lines(submitted: Iterable[Submitted], *, dry_run: bool) -> list[st
         "complete": "complete without all results and left alone",
     }
     lines = [f"{count:,} {words[outcome]}" for outcome, count in counts.items()]
-    notes = [f"  {each.cell}: {each.note}" for each in all_of_them if each.outcome in {"active", "failed", "complete"}]
+    notes = [f"  {each.cell}: {each.note}" for each in all_of_them if each.note and each.outcome != "done"]
     warnings = Counter(warning for each in all_of_them for warning in each.warnings)
     lines += notes[:MOST_LINES]
     if len(notes) > MOST_LINES:

@@ -120,8 +120,7 @@ def _step(
     if not missing:
         return _Step("done", "all runs are in the store", manifest)
     if at_work := active.get(planned.cell.digest[:32]):
-        study = label(at_work, STUDY)
-        return _Step("active", f"{at_work['metadata']['name']} of study {study} is at work on it", manifest)
+        return _Step("active", _whose(at_work, manifest), manifest)
     before = named.get(manifest["metadata"]["name"])
     if before is None:
         return _Step("created", "", manifest)
@@ -131,6 +130,14 @@ def _step(
         return _Step("failed", "its Job failed; --retry-failed makes it again", manifest)
     note = f"its Job is complete, but {len(missing)} runs are not in the store; --retry-failed makes it again"
     return _Step("complete", note, manifest)
+
+
+def _whose(at_work: Object, manifest: Object) -> str:
+    """A word about a Job at work that is not the one that the study renders now; one that is needs none."""
+    name, study = at_work["metadata"]["name"], label(at_work, STUDY)
+    if name == manifest["metadata"]["name"]:
+        return ""
+    return f"{name} of study {study} is at work on it; `reinit cancel {study}` would make room"
 
 
 def _carry_out(api: Api, step: _Step, *, dry_run: bool) -> tuple[str, ...]:

@@ -195,8 +195,11 @@ def _between(job: Object, pods: Sequence[Object], events: Sequence[Object], sinc
     if phase == "Succeeded":
         return JobState("running", "its pod has ended well; the Job is being closed", since)
     cause = failure(pods[-1], events) if phase == "Failed" else "its pod is gone"
-    failed, limit = int(job["status"].get("failed") or 0), int(job["spec"].get("backoffLimit", 6))
-    reason = f"waits before the next try; {failed} of {limit + 1} tries failed, the last: {cause}"
+    failed = int(job["status"].get("failed") or 0)
+    # Counted for each index, the limit of the whole is the largest number there is.
+    limit = None if "backoffLimitPerIndex" in job["spec"] else int(job["spec"].get("backoffLimit", 6))
+    of_all = "" if limit is None else f" of {limit + 1}"
+    reason = f"waits before the next try; {failed}{of_all} tries failed, the last: {cause}"
     return JobState("retrying", reason, since)
 
 

@@ -61,10 +61,14 @@ class Observed:
     """By name of the Job."""
     events: Mapping[str, Sequence[Object]] = field(default_factory=dict)
     """By name of the Job, those about its pods too."""
+    _states: dict[str, JobState] = field(default_factory=dict, repr=False, compare=False)
 
     def state(self, name: str) -> JobState:
         """Where the Job of this name stands."""
-        return job_state(self.jobs.get(name), self.pods.get(name, ()), self.events.get(name, ()), self.at)
+        if name not in self._states:
+            about = self.pods.get(name, ()), self.events.get(name, ())
+            self._states[name] = job_state(self.jobs.get(name), *about, self.at)
+        return self._states[name]
 
     def job_for(self, digest: str) -> str | None:
         """Name of the Job that speaks for a cell, of any study: one that is active, else the newest."""

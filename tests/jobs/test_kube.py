@@ -118,7 +118,7 @@ def test_a_job_of_another_study_or_image_at_work_on_the_cell_is_left_alone(api: 
     put(cluster, "06-oomkilled", 2, study="another")
     submitted = send(api)
     assert outcomes(submitted) == ["active", "active", "created", "created", "created", "created"]
-    assert submitted[0].note == f"{other} of study another is at work on it"
+    assert submitted[0].note.startswith(f"{other} of study another is at work on it; `reinit cancel another`")
 
 
 def test_a_failed_job_and_one_without_results_are_made_again_only_when_asked(api: Api, cluster: Cluster) -> None:

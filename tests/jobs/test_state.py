@@ -149,6 +149,12 @@ def test_an_active_pod_that_is_not_listed_is_unknown() -> None:
     assert job_state(read("03-running", "job.json"), [], [], LATER).state == "unknown"
 
 
+def test_tries_of_indexes_are_not_counted_against_the_largest_number_there_is() -> None:
+    job = read("15b-indexed-retries-used", "job.json")
+    job["status"] = {"failed": 1}
+    assert "next try; 1 tries failed" in job_state(job, [], [], LATER).reason
+
+
 def test_the_queue_of_a_suspended_job_is_named() -> None:
     job = read("10-suspended", "job.json")
     job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "gpus"
