@@ -58,7 +58,7 @@ EXITS: Final[Mapping[int, str]] = {
     65: "the data is not what the cell declares",
     75: "store or device failed in a way that may pass",
     78: "the pod lacks something: a package, a place, a permission",
-    137: "killed from outside, not by its memory limit",
+    137: "killed, as far as known not by its memory limit",
     143: "stopped from outside",
 }
 """What the pod's contract says by each exit code."""
@@ -256,7 +256,7 @@ def ended(state: Object, pod: Object) -> str:
     message = one_line(_last_words(terminated.get("message")))
     if terminated.get("reason") == "StartError":
         return f"its command could not be started: {message}"
-    code = terminated["exitCode"]
+    code = terminated.get("exitCode")
     meaning = f" ({EXITS[code]})" if code in EXITS else ""
     return f"exit code {code}{meaning}" + (f": {message}" if message else "")
 

@@ -29,7 +29,7 @@ from jobs.pods import (
 __all__ = ["ACTIVE", "JobState", "State", "job_state"]
 
 ACTIVE: Final[frozenset[State]] = frozenset(
-    {"running", "queued", "pending", "refused", "retrying", "disrupted", "terminating"}
+    {"running", "queued", "pending", "refused", "retrying", "disrupted", "terminating", "unknown"}
 )
 """States of a Job that may still do its work without anybody's help."""
 
@@ -79,11 +79,11 @@ def job_state(job: Object | None, pods: Iterable[Object], events: Iterable[Objec
 def _decided(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> JobState | None:
     """Complete or Failed, or about to be."""
     if done := condition(job, "Complete"):
-        return JobState("done", "complete", when(job["status"].get("completionTime") or done["lastTransitionTime"]))
+        return JobState("done", "complete", when(job["status"].get("completionTime") or done.get("lastTransitionTime")))
     if failed := condition(job, "Failed"):
         return _failed(job, failed, pods, events)
     if met := condition(job, "SuccessCriteriaMet"):
-        return JobState("done", "complete, still being closed", when(met["lastTransitionTime"]))
+        return JobState("done", "complete, still being closed", when(met.get("lastTransitionTime")))
     if target := condition(job, "FailureTarget"):
         return _failed(job, target, pods, events)
     return None
@@ -93,7 +93,7 @@ def _failed(job: Object, because: Object, pods: Sequence[Object], events: Sequen
     reason = _why_failed(job, because, pods, events)
     remedy = next((remedy for pattern, remedy in REMEDIES if re.search(pattern, reason)), None)
     remedy = remedy or "read `reinit logs`, then submit again with --retry-failed"
-    return JobState("failed", reason, when(because["lastTransitionTime"]), remedy)
+    return JobState("failed", reason, when(because.get("lastTransitionTime")), remedy)
 
 
 def _why_failed(job: Object, because: Object, pods: Sequence[Object], events: Sequence[Object]) -> str:
@@ -132,10 +132,10 @@ def _indexes(text: str) -> set[int]:
 
 def _was_killed(job: Object, events: Sequence[Object]) -> bool:
     """Whether a node stopped a pod of this Job although the Job's controller did not ask for it."""
-    asked = any(each["reason"] == "SuccessfulDelete" for each in events_of("Job", job["metadata"]["name"], events))
+    asked = any(each.get("reason") == "SuccessfulDelete" for each in events_of("Job", job["metadata"]["name"], events))
     prefix = job["metadata"]["name"] + "-"
     return not asked and any(
-        each["reason"] == "Killing" and (each.get("involvedObject") or {}).get("name", "").startswith(prefix)
+        each.get("reason") == "Killing" and (each.get("involvedObject") or {}).get("name", "").startswith(prefix)
         for each in events
     )
 
@@ -173,7 +173,7 @@ def _without_pods(job: Object, pods: Sequence[Object], events: Sequence[Object])
     created = [
         each
         for each in events_of("Job", job["metadata"]["name"], events)
-        if each["reason"] in {"FailedCreate", "SuccessfulCreate"}
+        if each.get("reason") in {"FailedCreate", "SuccessfulCreate"}
     ]
     if created and created[-1]["reason"] == "FailedCreate" and not status.get("active"):
         return _refused(created[-1], since)
@@ -205,7 +205,11 @@ def _between(job: Object, pods: Sequence[Object], events: Sequence[Object], sinc
 
 def _refused(event: Object, since: datetime | None) -> JobState:
     """What the API server said when the controller tried to make the pod; it tries again for ever."""
-    text = event["message"].removeprefix("(combined from similar events): ").removeprefix("Error creating: ")
+    text = (
+        str(event.get("message") or "no reason given")
+        .removeprefix("(combined from similar events): ")
+        .removeprefix("Error creating: ")
+    )
     text = one_line(re.sub(r'^pods "[^"]*" is forbidden: ', "", text))
     for pattern, by, remedy in REFUSALS:
         if re.search(pattern, text):

@@ -229,7 +229,8 @@ def _standing(
     record = f"exit code {last.exit_code}: {one_line(last.reason)} (attempt {last.attempt})" if last else ""
     if standing is None or standing.state == "deleted":
         if last:
-            return "failed", f"no Job; the last attempt ended with {record}", "mend that, then submit again"
+            no_job = "no Job; " if in_cluster else ""
+            return "failed", f"{no_job}the last attempt ended with {record}", "mend that, then submit again"
         why = "no Job and no result" if in_cluster else "no result in the store"
         return "missing", why, "reinit submit" if in_cluster else None
     if standing.state == "done":

@@ -340,6 +340,16 @@ def test_cancel_shows_what_it_would_stop_and_takes_no_for_an_answer(
     assert all(name in shown[0] for name in cluster.objects["jobs"])
 
 
+def test_a_job_that_the_study_no_longer_has_is_cancelled_with_the_study(
+    command: Callable[..., str], cluster: Cluster
+) -> None:
+    left = put(cluster, "03-running", 0)
+    other = put(cluster, "03-running", 1, study="another")
+    assert "1 Jobs deleted" in command("cancel", "demo", "--yes")
+    assert left not in cluster.objects["jobs"]
+    assert other in cluster.objects["jobs"]
+
+
 def test_watching_ends_when_nothing_is_at_work(
     command: Callable[..., str], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,16 @@ def test_the_order_of_pods_and_events_moves_nothing() -> None:
         assert backwards == job_state(the_job, the_pods["items"], events["items"], LATER)
 
 
+@pytest.mark.parametrize("key", ["reason", "message", "type", "involvedObject"])
+def test_an_event_may_lack_anything(key: str) -> None:
+    for folder, job, pods, *_ in ROWS:
+        if "-" not in (job, pods) and job != "03":
+            the_job, the_pods, events = (read(folder, name) for name in (job, pods, "events.json"))
+            for event in events["items"]:
+                event.pop(key)
+            assert job_state(the_job, the_pods["items"], events["items"], LATER).reason
+
+
 def test_a_job_that_no_controller_has_seen_is_pending() -> None:
     job = read("03-running", "job.json") | {"status": {}}
     assert job_state(job, [], [], LATER).state == "pending"
