@@ -27,7 +27,7 @@ class Fault:
     """What to answer instead, `times` times, to requests that `method` and `part` of the path select."""
 
     status: int
-    """0 drops the connection; -1 drops it after the request was carried out."""
+    """0 drops the connection; -1 drops it after the request was carried out; -2 in the middle of the answer."""
     method: str = ""
     part: str = ""
     times: int = 1
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             fault = self._fault(cluster, url.path + "?" + url.query)
         try:
             time.sleep(0.002)
-            if fault is None or fault.status == -1:
+            if fault is None or fault.status < 0:
                 authorised = self.headers.get("Authorization") == f"Bearer {TOKEN}"
                 status, value = (
                     cluster.answer(self.command, url.path, query, body)
@@ -175,6 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
                     self._send(status, value, warning)
                     return
             if fault.status <= 0:
+                if fault.status == -2:
+                    self._send(status, value, {}, whole=False)
                 self.close_connection = True
                 return
             self._send(*_status(fault.status, fault.reason, fault.message, fault.details), fault.headers)
@@ -189,14 +191,20 @@ class _Handler(BaseHTTPRequestHandler):
                 return fault
         return None
 
-    def _send(self, status: int, value: Any, headers: dict[str, str]) -> None:
-        data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+    def _send(self, status: int, value: Any, headers: dict[str, str], *, whole: bool = True) -> None:
+        is_text = isinstance(value, str)
+        data = value.encode() if is_text else json.dumps(value).encode()
+        sent = data if whole else data[: len(data) // 2]
+        # A log comes in chunks, since nobody knows its length.
+        length = {"Transfer-Encoding": "chunked"} if is_text else {"Content-Length": str(len(data))}
         self.send_response(status)
-        for name, text in {"Content-Length": str(len(data)), **headers}.items():
+        for name, text in {**length, **headers}.items():
             self.send_header(name, text)
         self.end_headers()
+        if is_text:
+            sent = b"%x\r\n%s\r\n" % (len(sent), sent) + (b"0\r\n\r\n" if whole else b"")
         with suppress(OSError):
-            self.wfile.write(data)
+            self.wfile.write(sent)
 
     do_GET = do_PATCH = do_DELETE = _serve  # noqa: N815  the library's names
 

@@ -56,7 +56,7 @@ def test_a_list_whose_pages_expire_is_read_afresh(api: Api, cluster: Cluster, mo
 
 
 # A deletion is answered by 409 where its precondition fails: see below.
-PASSING = [(status, method) for status in (500, 502, 503, 504, 429, 0, -1) for method in ("GET", "PATCH", "DELETE")]
+PASSING = [(status, method) for status in (500, 502, 503, 504, 429, 0, -1, -2) for method in ("GET", "PATCH", "DELETE")]
 
 
 @pytest.mark.parametrize(("status", "method"), [*PASSING, (409, "GET"), (409, "PATCH")])
@@ -163,7 +163,7 @@ def test_a_log_is_read_whole_and_is_none_where_there_is_none(api: Api, cluster: 
 
 
 def test_a_followed_log_is_taken_up_where_its_connection_broke(api: Api, cluster: Cluster) -> None:
-    cluster.logs["pod-1"] = "2026-01-01T00:00:00.1Z a\n2026-01-01T00:00:00.2Z b\n"
-    cluster.faults.append(Fault(0, part="/log"))
-    assert list(api.follow("pod-1")) == ["a", "b"]
-    assert len(cluster.requests) == 2
+    cluster.logs["pod-1"] = "".join(f"2026-01-01T00:00:0{second}.5Z line {second}\n" for second in range(4))
+    cluster.faults += [Fault(0, part="/log"), Fault(-2, part="/log")]
+    assert list(api.follow("pod-1")) == [f"line {second}" for second in range(4)]
+    assert [query.get("sinceTime") for query in cluster.asked("GET")] == [None, None, "2026-01-01T00:00:01Z"]
