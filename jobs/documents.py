@@ -143,7 +143,7 @@ def _read_yaml(text: str) -> Iterator[tuple[Any, yaml.Node]]:
     try:
         loader = _Nodes(text)
         while loader.check_node():
-            node = loader.get_node()
+            node: Any = loader.get_node()
             yield _Values().value(node, 0), node
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -179,7 +179,7 @@ class _Values:
             return [self.value(inner, depth + 1) for inner in node.value]
         return self._mapping(node, depth)
 
-    def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
+    def _mapping(self, node: yaml.Node, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         merged: list[yaml.Node] = []
         for key_node, inner in node.value:

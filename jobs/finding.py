@@ -34,8 +34,8 @@ class Finding:
     level: Level
     rule: str
     """Short stable name, for example `exit-codes-order`."""
-    field: str
-    """Path of the field as the server writes it: `spec.template.spec.containers[0].env[1]`."""
+    loc: Loc
+    """Path of the field."""
     problem: str
     got: str
     allowed: str
@@ -49,6 +49,11 @@ class Finding:
     """`namespace/name` of the Job, as far as it has them."""
 
     @property
+    def field(self) -> str:
+        """Path of the field as the server writes it: `spec.template.spec.containers[0].env[1]`."""
+        return path_text(self.loc)
+
+    @property
     def where(self) -> str:
         """`jobs.yaml:12, document 1, reinit/demo`."""
         place = f"{self.file}:{self.line}" if self.line else self.file
@@ -57,12 +62,14 @@ class Finding:
     def __str__(self) -> str:
         """The problem, then one aligned line for each part that is known."""
         parts = {"where": self.where, "field": self.field, "got": self.got, "allowed": self.allowed, "do": self.remedy}
-        lines = [f"  {name + ':':<10}{text}" for name, text in parts.items() if text]
+        lines = [f"  {name + ':':<10}{printable(text)}" for name, text in parts.items() if text]
         return "\n".join([f"{self.level}: {self.problem} [{self.rule}]", *lines])
 
     def as_dict(self) -> dict[str, Any]:
         """For `--output json`."""
-        return asdict(self)
+        fields = asdict(self)
+        del fields["loc"]
+        return {**fields, "field": self.field, "where": self.where}
 
 
 def shown(value: object) -> str:
@@ -71,6 +78,11 @@ def shown(value: object) -> str:
         return "nothing"
     text = f'"{value}"' if isinstance(value, str) else str(value)
     return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}... ({len(text)} characters)"
+
+
+def printable(text: str) -> str:
+    """Text that no terminal acts on."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def path_text(loc: Loc) -> str:
@@ -133,4 +145,4 @@ class At:
 
     def _finding(self, level: Level, rule: str, problem: str, allowed: str, remedy: str, got: object) -> Finding:
         value = self.value if got is ... else got
-        return Finding(level, rule, path_text(self.loc), problem, shown(value), allowed, remedy)
+        return Finding(level, rule, self.loc, problem, shown(value), allowed, remedy)

@@ -10,7 +10,9 @@ import re
 from decimal import Decimal
 from typing import Final
 
-FORM: Final = 'a number with one of the suffixes m, k, M, G, T, P, E, Ki, Mi, Gi, Ti, Pi, Ei, or an exponent: "500m", "16Gi"'
+FORM: Final = (
+    'a number with one of the suffixes m, k, M, G, T, P, E, Ki, Mi, Gi, Ti, Pi, Ei, or an exponent: "500m", "16Gi"'
+)
 
 _QUANTITY = re.compile(
     r"(?P<number>[+-]?([0-9]{1,100}(\.[0-9]{0,100})?|\.[0-9]{1,100}))"
@@ -29,6 +31,6 @@ def quantity(value: object) -> Decimal | None:
         return None
     number, suffix = Decimal(found["number"]), found["suffix"]
     if suffix in _BINARY:
-        return number * 1024 ** _BINARY[suffix]
+        return number * Decimal(1024 ** _BINARY[suffix])
     power = _DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:])
     return number.scaleb(power)

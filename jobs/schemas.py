@@ -67,7 +67,9 @@ def check_schema(job: dict[str, Any], version: str) -> Iterator[Finding]:
 
 def _unknown(at: At, name: str, known: list[str], version: str) -> Finding:
     near = get_close_matches(name, known, 1)
-    later = [each for each in VERSIONS if each != version and name in _schema_at(at.loc[:-1], each).get("properties", {})]
+    later = [
+        each for each in VERSIONS if each != version and name in _schema_at(at.loc[:-1], each).get("properties", {})
+    ]
     remedy = f"did you mean {near[0]}?" if near else ""
     if later:
         remedy = f"Kubernetes {later[0]} to {later[-1]} have this field: leave it out, or name the cluster's version"

@@ -1,3 +1,4 @@
+# ruff: noqa: INP001  a script beside its data, not a module
 """Writes job.json from the JSON schemas that the package kubernetes-validate carries.
 
 Law: nothing here runs at run time; the output is a pure function of that package's version.
@@ -14,6 +15,8 @@ from typing import Any, Final
 
 VERSIONS: Final = tuple(f"1.{minor}" for minor in range(30, 38))
 ROOT: Final = "io.k8s.api.batch.v1.Job"
+FILLED_IN: Final = {"io.k8s.api.batch.v1.PodFailurePolicyOnPodConditionsPattern": {"status"}}
+"""Fields that older schemas require and that the server of those versions fills in (tests/jobs/recorded)."""
 RANGES: Final = {"int32": 2**31 - 1, "int64": 2**63 - 1}
 REFERENCE = re.compile(r"#/\$defs/([A-Za-z0-9.-]+)")
 
@@ -28,6 +31,8 @@ def definitions(folder: Path, version: str) -> dict[str, Any]:
         name = names.pop()
         if name not in found:
             found[name] = reduced(known[name])
+            if filled := FILLED_IN.get(name):
+                found[name]["required"] = [each for each in found[name]["required"] if each not in filled]
             names += REFERENCE.findall(json.dumps(found[name]))
     return found
 
