@@ -1,8 +1,7 @@
-# ruff: noqa: INP001  a script beside its data, not a module
 """Writes job.json from the JSON schemas that the package kubernetes-validate carries.
 
 Law: nothing here runs at run time; the output is a pure function of that package's version.
-`python jobs/data/regenerate.py FOLDER`, where FOLDER is its `kubernetes-json-schema`.
+`python -m jobs.data.regenerate FOLDER`, where FOLDER is its `kubernetes-json-schema`.
 """
 
 from __future__ import annotations
