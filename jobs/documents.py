@@ -8,10 +8,11 @@ Source: https://github.com/kubernetes-sigs/yaml, which reads YAML 1.1.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import yaml
 
@@ -38,6 +39,7 @@ _WORDS: Final[dict[str, bool | None]] = {
 _OCTAL = re.compile(r"[-+]?0[0-7]+")
 _INT = re.compile(r"[-+]?([0-9]+|0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -106,7 +108,7 @@ def _child(node: yaml.Node, part: str | int) -> yaml.Node | None:
 
 def _read_json(text: str) -> list[tuple[Any, None]] | None:
     """The objects of a JSON stream, or None where it is YAML in flow style."""
-    decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
+    decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
     found: list[tuple[Any, None]] = []
     end = 0
     while start := re.compile(r"\S").search(text, end):
@@ -114,8 +116,19 @@ def _read_json(text: str) -> list[tuple[Any, None]] | None:
             data, end = decoder.raw_decode(text, start.start())
         except (ValueError, RecursionError):
             return None
+        if _HALF.search(text):
+            _whole(data)
         found.append((data, None))
     return found
+
+
+def _whole(data: Any) -> None:
+    """Refuse text with half of a character, which has no UTF-8."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        got = ascii(error.object[error.start : error.end])
+        raise BadDocument("utf-8", "A text holds half of a character.", None, got, "whole characters") from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,8 +140,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(text: str) -> Any:
+def _no_constant(text: str) -> NoReturn:
     raise BadDocument("not-finite", "A number must be finite.", None, text, "a finite number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_constant(text)
 
 
 class _Nodes(Loader):
@@ -233,4 +251,5 @@ def _number(node: yaml.ScalarNode, text: str) -> Any:
         return int(plain, 8)
     if _INT.fullmatch(plain) and not re.fullmatch(r"[-+]?0[0-9]+", plain):
         return int(plain, 0)
-    return float(plain)
+    number = float(plain)
+    return number if math.isfinite(number) else text  # beyond a double, kubectl keeps the text

@@ -63,7 +63,7 @@ def lint_paths(paths: Iterable[str], site: Site) -> Report:
             _lint_bytes(sys.stdin.buffer.read(), "stdin", site, report, seen)
             continue
         for file in _files(Path(path)):
-            _lint_bytes(_bytes(file), str(file), site, report, seen)
+            _lint_bytes(_bytes(file), str(file), site, report, seen, named=str(file) == str(Path(path)))
     return report
 
 
@@ -110,12 +110,14 @@ def _bytes(path: Path) -> bytes:
         raise SpecError(f"cannot read {str(path)!r}: {reason}", expected="a file, a folder or -") from error
 
 
-def _lint_bytes(data: bytes, source: str, site: Site, report: Report, seen: dict[str, str]) -> None:
+def _lint_bytes(
+    data: bytes, source: str, site: Site, report: Report, seen: dict[str, str], *, named: bool = True
+) -> None:
     number = 0
     try:
         for document in read_documents(_decoded(data)):
             number = document.number
-            for each in _lint_document(document, source, site, report, seen):
+            for each in _lint_document(document, source, site, report, seen, named=named):
                 line = document.line(each.loc)
                 report.findings.append(replace(each, file=source, document=number, line=line))
     except BadDocument as bad:
@@ -133,7 +135,7 @@ def _decoded(data: bytes) -> str:
 
 
 def _lint_document(
-    document: Document, source: str, site: Site, report: Report, seen: dict[str, str]
+    document: Document, source: str, site: Site, report: Report, seen: dict[str, str], *, named: bool
 ) -> Iterator[Finding]:
     at = At(document.data)
     if not isinstance(document.data, dict):
@@ -141,6 +143,9 @@ def _lint_document(
         return
     if Path(source).stem == "kustomization" and at["kind"].text in {"", "Kustomization", "Component"}:
         report.skipped["Kustomization"] += 1
+        return
+    if not named and not at["apiVersion"].present and not at["kind"].present:
+        report.skipped["file that is no object"] += 1
         return
     for key in ("apiVersion", "kind"):
         if not at[key].text:

@@ -289,14 +289,21 @@ def command(job: Job) -> Iterator[Finding]:
     """A signal reaches the first process; a shell in between keeps it."""
     for container in job.containers():
         words = [each.text for each in (*container["command"], *container["args"])]
-        if len(words) < 3 or words[0].rpartition("/")[2] not in SHELLS or not _SHELL_OPTION.fullmatch(words[1]):
-            continue
-        if not re.search(r"(^|[;&\n])\s*exec\s", words[2]):
+        script = _script(words)
+        if script and not re.search(r"(^|[;&\n])\s*exec\s", script):
             at = container["command"] if container["command"].present else container["args"]
             problem = "SIGTERM stops at the shell: the program is killed after the grace period without a warning."
             yield at.warning(
                 "shell-command", problem, 'the program itself, or "exec program" in the shell', got=" ".join(words)
             )
+
+
+def _script(words: list[str]) -> str:
+    """What a shell is told to run: the word after `-c`; nothing where no shell is started."""
+    if not words or words[0].rpartition("/")[2] not in SHELLS:
+        return ""
+    option = next((index for index, word in enumerate(words[1:-1], 1) if _SHELL_OPTION.fullmatch(word)), None)
+    return "" if option is None else words[option + 1]
 
 
 def ports(job: Job) -> Iterator[Finding]:

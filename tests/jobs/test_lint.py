@@ -117,6 +117,13 @@ def test_what_only_the_servers_state_tells_is_not_refused(case: str) -> None:
     assert not of(Level.REFUSED, lint_job(recorded(case), SITE))
 
 
+@pytest.mark.parametrize("path", sorted(REJECTIONS.parent.glob("*/job.json")), ids=lambda path: path.parent.name)
+def test_what_a_server_keeps_is_not_refused(path: Path) -> None:
+    report = lint_paths([str(path)], SITE)
+    assert report.jobs == 1
+    assert not report.of(Level.REFUSED)
+
+
 # ------------------------------------------------------------------------------------- the same on Jobs of our own
 
 
@@ -271,6 +278,7 @@ WARNED: list[tuple[str, Callable[[Manifest], Any]]] = [
     ("selector", lambda m: set_in(m["spec"], selector={"matchLabels": {"a": "b"}})),
     ("service-account-token", lambda m: pod(m).pop("automountServiceAccountToken")),
     ("shell-command", lambda m: set_in(main(m), command=["/bin/bash", "-lc", "cd /x && python -m reinit"])),
+    ("shell-command", lambda m: set_in(main(m), command=["bash", "-euo", "pipefail", "-c", "python -m reinit"])),
     ("shell-command", lambda m: set_in(main(m), command=["sh"], args=["-c", "python -m reinit"])),
 ]
 
@@ -579,6 +587,30 @@ def test_what_stands_above_a_syntax_error_is_still_checked() -> None:
     assert report.findings[0].document == 2
 
 
+@settings(deadline=None, max_examples=300)
+@given(text=st.one_of(st.text(max_size=40), st.text(alphabet="{}[]&*!<>:-?\"'|%@`,#\n ab10.e~", max_size=40)))
+def test_no_text_ends_the_check(text: str) -> None:
+    for each in (
+        text,
+        f'{{"kind": "Job", "apiVersion": "batch/v1", "spec": {text}',
+        f"kind: Job\napiVersion: batch/v1\n{text}",
+    ):
+        assert all(map(str, lint_text(each, "x.yaml", SITE).findings))
+
+
+@pytest.mark.parametrize(
+    "value", ['"\\ud800"', "1e400", "-1e400", "1" * 50, "1" * 5000, "[" * 5000, "NaN", "1e999999999", '"\\u0000"']
+)
+def test_values_that_no_program_likes_are_findings(value: str) -> None:
+    for text in (
+        f'{{"kind": "Job", "apiVersion": "batch/v1", "spec": {{"suspend": {value}}}}}',
+        f"kind: Job\napiVersion: batch/v1\nspec: {{suspend: {value}}}\n",
+    ):
+        findings = lint_text(text, "x.json", SITE).findings
+        assert of(Level.REFUSED, findings)
+        assert all(map(str, findings))
+
+
 @pytest.mark.parametrize("bare", ["y", "on", "No", "1e5", "0x10", "1_000", "012", "~", ".5"])
 def test_bare_values_that_kubectl_reads_as_another_type_are_refused(bare: str) -> None:
     text = to_yaml([BASES["one GPU"]]).replace('value: "s3://bucket/prefix"', f"value: {bare}")
@@ -597,6 +629,13 @@ def test_a_path_that_is_not_there_or_holds_nothing_is_refused(tmp_path: Path) ->
     for path in (tmp_path, tmp_path / "absent.yaml"):
         with pytest.raises(SpecError, match="expected"):
             lint_paths([str(path)], SITE)
+
+
+def test_a_file_without_objects_is_passed_over_in_a_folder_and_refused_by_name(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("image: a\n", encoding="utf-8")
+    assert lint_paths([str(tmp_path)], SITE).findings == []
+    assert rules(lint_paths([str(values)], SITE).findings) == {"object"}
 
 
 def test_a_kustomization_beside_the_jobs_is_passed_over(tmp_path: Path) -> None:
