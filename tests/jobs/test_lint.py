@@ -160,13 +160,22 @@ def last_codes(manifest: Manifest) -> Manifest:
     return found
 
 
-def indexed(manifest: Manifest, completions: int = 1200) -> None:
-    manifest["spec"] |= {"completionMode": "Indexed", "completions": completions, "parallelism": 4}
+def indexed(manifest: Manifest, completions: int = 1200) -> Manifest:
+    return set_in(manifest["spec"], completionMode="Indexed", completions=completions, parallelism=4)
 
 
 def set_in(mapping: Manifest, **values: Any) -> Manifest:
     mapping.update(values)
     return mapping
+
+
+def pod_condition(manifest: Manifest) -> Manifest:
+    found: Manifest = manifest["spec"]["podFailurePolicy"]["rules"][0]["onPodConditions"][0]
+    return found
+
+
+def succeeds(manifest: Manifest, *rules: Manifest) -> Manifest:
+    return set_in(manifest["spec"], successPolicy={"rules": list(rules)})
 
 
 def indexed_and_long(manifest: Manifest) -> None:
@@ -233,6 +242,24 @@ def test_each_recorded_mistake_is_found_in_our_own_jobs_too(case: str, base: str
 
 REFUSED: list[tuple[str, Callable[[Manifest], Any]]] = [
     ("annotations-size", lambda m: set_in(m["metadata"]["annotations"], big="x" * 262_145)),
+    ("annotation-key", lambda m: set_in(m["metadata"]["annotations"], **{"a b": "c"})),
+    ("completion-mode", lambda m: set_in(m["spec"], completionMode="Numbered")),
+    ("ephemeral-containers", lambda m: set_in(pod(m), ephemeralContainers=[{"name": "debug", "image": IMAGE}])),
+    ("exit-codes-empty", lambda m: set_in(last_codes(m), values=[])),
+    ("exit-codes-many", lambda m: set_in(last_codes(m), values=list(range(1, 257)))),
+    (
+        "failure-rules",
+        lambda m: set_in(m["spec"]["podFailurePolicy"], rules=m["spec"]["podFailurePolicy"]["rules"] * 7),
+    ),
+    ("hostname", lambda m: set_in(pod(m), hostname="a.b")),
+    ("indexed-parallelism", lambda m: [indexed(m), set_in(m["spec"], parallelism=100_001)]),
+    ("managed-by", lambda m: set_in(m["spec"], managedBy="somebody")),
+    ("medium", lambda m: set_in(pod(m)["volumes"][0]["emptyDir"], medium="Disk")),
+    ("pod-condition-type", lambda m: set_in(pod_condition(m), type="-")),
+    ("success-count", lambda m: [indexed(m, 3), succeeds(m, {"succeededCount": 4})]),
+    ("success-rule", lambda m: [indexed(m), succeeds(m, {})]),
+    ("success-rules", lambda m: [indexed(m), succeeds(m)]),
+    ("user-id", lambda m: set_in(pod(m)["securityContext"], runAsUser=-1)),
     ("choice", lambda m: set_in(main(m), imagePullPolicy="Sometimes")),
     ("container-name", lambda m: pod(m)["containers"].append(copy.deepcopy(main(m)))),
     ("containers", lambda m: set_in(pod(m), containers=[])),
@@ -281,6 +308,16 @@ WARNED: list[tuple[str, Callable[[Manifest], Any]]] = [
     ("shell-command", lambda m: set_in(main(m), command=["bash", "-euo", "pipefail", "-c", "python -m reinit"])),
     ("shell-command", lambda m: set_in(main(m), command=["sh"], args=["-c", "python -m reinit"])),
 ]
+
+
+def test_every_rule_has_its_mistake_in_this_file() -> None:
+    folder = Path(lint_job.__code__.co_filename).parent
+    sources = [folder / f"{name}.py" for name in ("documents", "lint", "names", "podrules", "rules", "schemas")]
+    named = re.compile(r'(?:refused|warning|BadDocument|_bad)\((?:\w+, )?\s*"([a-z0-9-]+)"')
+    known = {rule for path in sources for rule in named.findall(path.read_text(encoding="utf-8"))}
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert len(known) > 70
+    assert not {rule for rule in known if f'"{rule}"' not in here}
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -564,6 +601,8 @@ BILLIONS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("a: !!python/object:os.system x\n", "yaml-tag", 1),
         ("a: &a [*a]\n", "too-large", 1),
         ("a: .nan\n", "not-finite", 1),
+        ("a:\n  <<: [1]\n", "yaml-merge", 2),
+        ("? [a]\n: b\n", "yaml-key", 1),
         (BILLIONS, "too-large", None),
         ("\x00", "yaml-syntax", None),
     ],
