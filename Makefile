@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-full test check lint format types contracts docs constraints clean
+.PHONY: help venv demo demo-full test check lint format types contracts docs constraints locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +101,19 @@ constraints: ## solve constraints.txt again (UPGRADE=--upgrade for the newest of
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links $(UPGRADE) -o build/solved.txt
 	{ sed -n '/^#/p' constraints.txt; grep -vE '^(#|nvidia-|cuda-|triton)' build/solved.txt | sed 's/+cpu//'; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
+
+# Two locks with hashes for the image, from the pins above. The gpu one is solved for Linux on x86_64 with torch's usual
+# build, which names the CUDA packages; the cpu one names torch's CPU build, found where PIP_FIND_LINKS or
+# PIP_EXTRA_INDEX_URL point.
+LOCK = build/lock/bin/uv pip compile pyproject.toml --extra train --quiet --generate-hashes --python-version 3.11 \
+  --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+locks: ## solve locks/cpu.txt and locks/gpu.txt again, for the image
+	test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv; }
+	$(LOCK) --no-config -c constraints.txt -o locks/gpu.txt
+	grep -v '^torch==' constraints.txt > build/without-torch.txt
+	sed -n 's/^\(torch==.*\)/\1+cpu/p' constraints.txt > build/torch.in
+	$(LOCK) build/torch.in -c build/without-torch.txt $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
+	  $(if $(PIP_EXTRA_INDEX_URL),--extra-index-url $(PIP_EXTRA_INDEX_URL)) -o locks/cpu.txt
 
 clean: ## remove caches and build files; keeps .venv and the results in out/
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -14,15 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
-from urllib.parse import unquote
 
 from jobs.errors import ConfigurationError, SpecError, TransientError
 
-ALLOWED: Final = "s3://bucket/prefix, file:///absolute/path"
-
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(/[A-Za-z0-9][A-Za-z0-9._-]{0,254})*")
-_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
-_PREFIX: Final = re.compile(r"[\w.=+@!,-]+(/[\w.=+@!,-]+)*", re.ASCII)
 
 
 class Objects(Protocol):
@@ -78,36 +73,6 @@ def check_key(key: str) -> str:
             allowed="letters, digits and . _ - in parts divided by /, each part beginning with a letter or digit",
         )
     return key
-
-
-def open_objects(url: str, *, attempts: int = 8) -> Objects:
-    """The backend that `url` names. Touches neither disk nor network.
-
-    Args:
-        url: `file:///absolute/path` (percent escapes are decoded) or `s3://bucket/prefix` (the prefix may be empty).
-        attempts: how often one request to a bucket is tried before it counts as failed.
-
-    Raises:
-        ConfigurationError: `url` is neither.
-    """
-    if url.startswith("file:///"):
-        path = Path(unquote(url.removeprefix("file://")))
-        if path != Path("/") and ".." not in path.parts and "\0" not in str(path):
-            return FileObjects(path)
-    elif url.startswith("s3://"):
-        bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        prefix = prefix.strip("/")
-        parts = prefix.split("/")
-        if _BUCKET.fullmatch(bucket) and (not prefix or _PREFIX.fullmatch(prefix)) and not {".", ".."} & {*parts}:
-            from jobs.s3 import S3Objects
-
-            return S3Objects(bucket, prefix, attempts=attempts)
-    remedy = None
-    if "://" not in url and url:
-        remedy = f"a folder of this machine is {Path(url).absolute().as_uri()}"
-    # What stands before an @ may be a password.
-    got = re.sub(r"//[^/]*@", "//***@", url)
-    raise ConfigurationError("not the URL of a store", got=repr(got), allowed=ALLOWED, remedy=remedy)
 
 
 # What a retry may mend: a full disk, a server that is away. Everything else the system says about a path stays so.

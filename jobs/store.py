@@ -19,6 +19,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from jobs.backends import open_objects
 from jobs.errors import DataError, SpecError, TransientError
 from jobs.found import (
     Contradiction,
@@ -33,7 +34,7 @@ from jobs.found import (
     settle,
     verify,
 )
-from jobs.objects import Objects, open_objects
+from jobs.objects import Objects
 from jobs.patient import PAUSES, PatientObjects, in_parallel, size
 from jobs.result import DivergedRun, Failure, RunResult
 

@@ -168,8 +168,8 @@ class Session:
             self.events.write(json.dumps(line) + "\n")
             self.events.flush()
         except BrokenPipeError:
-            # The reader is gone; the store is what counts, but nobody will hand out more work.
-            self.stop.requested = True
+            # The reader is gone, but the store is what counts: the run in progress is finished and kept.
+            self.events = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  for the rest of the process
 
     def fail(self, error: BaseException, exit_code: int) -> None:
         """Say why this process ends: to the log, to Kubernetes, to the store."""

@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,27 +50,17 @@ def run_cell(
     try:
         network.prepare(cell, seed)
         examples = tokens.subset(cell.size, seed)
-        if isinstance(network.module, ProbeNetwork) and cell.steps == 0:
-            train_loss = fit_probe(
-                network.module, examples, network.pad_token, ranks, bf16=cell.recipe.precision == "bf16"
-            )
-        else:
-            train_loss = train(network, examples, cell, seed, ranks, on_step)
+        train_loss = _fit(cell, seed, network, examples, ranks, on_step)
         network.before_scoring(cell, seed)
         logits = _predict(cell, network, tokens.scored, ranks)
     except DivergedError as error:
-        return Outcome(_diverged(cell, seed, error, started, ranks, provenance), None)
+        loss: Literal["nan", "inf", "-inf"] = "nan" if math.isnan(error.loss) else "inf" if error.loss > 0 else "-inf"
+        about = _about(cell, seed, ranks, provenance, started)
+        return Outcome(DivergedRun(**about, diverged_step=error.step, loss=loss), None)
     predictions = encode_predictions(logits)
     labels = {split: [example.label for example in rows] for split, rows in tokens.scored.items()}
-    seconds = time.perf_counter() - started
     result = RunResult(
-        cell=cell,
-        digest=cell.digest,
-        seed=seed,
-        wall_seconds=seconds,
-        gpu_seconds=seconds * ranks.world_size if ranks.device.type == "cuda" else 0.0,
-        finished_at=now(),
-        provenance=provenance,
+        **_about(cell, seed, ranks, provenance, started),
         metrics={
             f"{split}/{metric}": value
             for split, values in logits.items()
@@ -82,6 +73,14 @@ def run_cell(
         predictions=hashlib.sha256(predictions).hexdigest(),
     )
     return Outcome(result, predictions)
+
+
+def _fit(cell: Cell, seed: int, network: Network, examples: list[Example], ranks: Ranks, on_step: OnStep) -> float:
+    """Train, or fit a probe that goes to convergence in one go; returns the training loss."""
+    if isinstance(network.module, ProbeNetwork) and cell.steps == 0:
+        bf16 = cell.recipe.precision == "bf16"
+        return fit_probe(network.module, examples, network.pad_token, ranks, bf16=bf16)
+    return train(network, examples, cell, seed, ranks, on_step)
 
 
 def _predict(cell: Cell, network: Network, scored: dict[str, list[Example]], ranks: Ranks) -> dict[str, Logits]:
@@ -97,18 +96,15 @@ def _predict(cell: Cell, network: Network, scored: dict[str, list[Example]], ran
     return logits
 
 
-def _diverged(
-    cell: Cell, seed: int, error: DivergedError, started: float, ranks: Ranks, provenance: Provenance
-) -> DivergedRun:
+def _about(cell: Cell, seed: int, ranks: Ranks, provenance: Provenance, started: float) -> dict[str, Any]:
+    """The fields that every kind of result has."""
     seconds = time.perf_counter() - started
-    return DivergedRun(
-        cell=cell,
-        digest=cell.digest,
-        seed=seed,
-        wall_seconds=seconds,
-        gpu_seconds=seconds * ranks.world_size if ranks.device.type == "cuda" else 0.0,
-        finished_at=now(),
-        provenance=provenance,
-        diverged_step=error.step,
-        loss="nan" if math.isnan(error.loss) else "inf" if error.loss > 0 else "-inf",
-    )
+    return {
+        "cell": cell,
+        "digest": cell.digest,
+        "seed": seed,
+        "wall_seconds": seconds,
+        "gpu_seconds": seconds * ranks.world_size if ranks.device.type == "cuda" else 0.0,
+        "finished_at": now(),
+        "provenance": provenance,
+    }

@@ -6,10 +6,11 @@ before the first of them trains.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from jobs.cell import Cell, Reinit, canonical
+from jobs.cell import Cell, canonical
 from jobs.errors import SpecError
 from reinit.data import TaskTokens
 from reinit.engine import engine_config
@@ -33,6 +34,8 @@ class Worker:
         self._places = places
         self._ranks = join_ranks()
         code_commit()
+        # The libraries' half million objects never die: leave them out of every collection to come.
+        gc.freeze()
         self._tokens: dict[bytes, TaskTokens] = {}
         self._network: tuple[bytes, Network] | None = None
 
@@ -58,12 +61,14 @@ class Worker:
             # depend on them, so one cell speaks for all that differ in nothing else.
             alike = cell.treatment.model_dump(exclude={"layers", "frozen_layers", "order", "depth"})
             key = canonical([alike, cell.model.model_dump(), cell.task.outputs, cell.recipe.dropout])
-            if key not in tried and cell.treatment != Reinit():
+            if key not in tried:
                 tried.add(key)
                 self._network_of(cell).prepare(cell, seed=0)
 
     def run(self, cell: Cell, seed: int, on_step: OnStep) -> Outcome:
         """One run; `on_step` hears of every optimiser step and may raise to stop between two."""
+        # An engine refers to itself, so that the one before, with its optimiser's state, waits to be collected.
+        gc.collect()
         tokens, network = self._tokens_of(cell), self._network_of(cell)
         folder = resolve_model(cell.model, self._places)
         provenance = read_provenance(cell, self._ranks, weights_sha256(folder), tokens.rows_sha256)

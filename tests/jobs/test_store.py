@@ -19,10 +19,11 @@ from botocore.compat import get_current_datetime
 from pydantic import ValidationError
 
 import jobs.s3
+from jobs.backends import open_objects
 from jobs.cell import canonical
 from jobs.errors import ConfigurationError, DataError, ReinitError, SpecError, TransientError
 from jobs.found import Damaged
-from jobs.objects import FileObjects, Objects, open_objects
+from jobs.objects import FileObjects, Objects
 from jobs.store import Store, open_store
 from tests.make import a_cell, a_diverged, a_failure, a_provenance, a_result, some_predictions
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, free_ports
