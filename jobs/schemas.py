@@ -27,7 +27,7 @@ _JOB: Final = "io.k8s.api.batch.v1.Job"
 @cache
 def definitions(version: str) -> dict[str, Any]:
     """The definitions of one version, by name."""
-    text = files("jobs").joinpath("data/job.json").read_text(encoding="utf-8")
+    text = files("jobs.data").joinpath("job.json").read_text(encoding="utf-8")
     known = VERSIONS[: VERSIONS.index(version) + 1]
     found = {}
     for name, changes in json.loads(text).items():

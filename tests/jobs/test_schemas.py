@@ -21,7 +21,7 @@ SITE = Cluster(image="registry.example/reinit@sha256:" + "0" * 64, store="s3://b
 
 
 def test_versions_are_those_that_the_file_holds() -> None:
-    text = files("jobs").joinpath("data/job.json").read_text(encoding="utf-8")
+    text = files("jobs.data").joinpath("job.json").read_text(encoding="utf-8")
     assert {version for changes in json.loads(text).values() for version in changes} <= set(VERSIONS)
     assert DEFAULT_VERSION in VERSIONS
     assert inspect.signature(lint).parameters["k8s_version"].default == DEFAULT_VERSION
