@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from jobs.api import Api
     from jobs.cluster import Cluster
     from jobs.found import Found
+    from jobs.lint import Report
     from jobs.status import Status
     from jobs.store import Store
 
@@ -195,6 +197,40 @@ def render(
     for manifest in jobs:
         (folder / f"{manifest['metadata']['name']}.yaml").write_text(to_yaml([manifest]), encoding="utf-8")
     console.print(f"{len(jobs)} Jobs in {escape(out)}; next: kubectl apply --server-side -f {escape(out)}")
+
+
+@app.command()
+def lint(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files, folders, or - for stdin; YAML or JSON.")
+    ],
+    k8s_version: Annotated[
+        str, typer.Option("--k8s-version", metavar="VERSION", help="Kubernetes of the cluster, 1.30 to 1.37.")
+    ] = "1.32",
+    queue_resources: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Resources that the Kueue queue covers: cpu,memory,nvidia.com/gpu."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Let warnings refuse too.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say offline what a cluster would refuse in Jobs, and what it would take and somebody regret.
+
+    Ends with 0 where nothing is refused, with 64 otherwise.
+    """
+    from jobs.finding import Level
+    from jobs.lint import known_version, lint_paths
+    from jobs.rules import Site
+
+    covered = None if queue_resources is None else frozenset(filter(None, map(str.strip, queue_resources.split(","))))
+    site = Site(known_version(k8s_version), covered)
+    report = lint_paths(paths, site)
+    if output is Output.JSON:
+        _print_json(_lint_json(report, site.version))
+    else:
+        _show_findings(report, site.version)
+    if report.of(Level.REFUSED) or (strict and report.findings):
+        raise typer.Exit(SpecError.exit_code)
 
 
 @app.command()
@@ -616,6 +652,42 @@ def _plan_json(study: Study, planned: Plan, found: Mapping[str, Found] | None) -
         "runs": planned.runs,
         "finetunes": planned.finetunes,
         "finetune_steps": planned.finetune_steps,
+    }
+
+
+_ALIKE = 3
+"""Findings of one rule on one field that are shown in full."""
+
+
+def _show_findings(report: Report, version: str) -> None:
+    alike: dict[tuple[str, str], int] = {}
+    for each in report.findings:
+        key = (each.rule, each.field)
+        alike[key] = alike.get(key, 0) + 1
+        if alike[key] <= _ALIKE:
+            first, *rest = str(each).splitlines()
+            console.print(escape(first), style="bold red" if each.level == "refused" else "bold yellow", soft_wrap=True)
+            console.print(escape("\n".join(rest)), soft_wrap=True)
+    for (rule, field), times in alike.items():
+        if times > _ALIKE:
+            console.print(escape(f"and {times - _ALIKE:,} more of [{rule}] at {field}"), soft_wrap=True)
+    console.print(_lint_summary(report, version), soft_wrap=True)
+
+
+def _lint_summary(report: Report, version: str) -> str:
+    levels = Counter(each.level.value for each in report.findings)
+    kinds = ", ".join(f"{times} {kind}" for kind, times in sorted(report.skipped.items()))
+    skipped = f"; not looked at: {kinds}" if kinds else ""
+    counts = f"{levels['refused']:,} refused, {levels['warning']:,} warnings"
+    return escape(f"{report.jobs:,} Jobs against Kubernetes {version}: {counts}{skipped}")
+
+
+def _lint_json(report: Report, version: str) -> dict[str, Any]:
+    return {
+        "kubernetes": version,
+        "jobs": report.jobs,
+        "skipped": dict(sorted(report.skipped.items())),
+        "findings": [each.as_dict() for each in report.findings],
     }
 
 

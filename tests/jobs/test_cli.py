@@ -13,6 +13,9 @@ import yaml
 
 from jobs.study import load_study
 
+REJECTIONS = Path(__file__).parent / "recorded" / "rejections"
+WARNED_JOB = str(REJECTIONS / "duplicate-env.yaml")
+REFUSED_JOB = str(REJECTIONS / "gpu-fraction.yaml")
 COMMAND = [sys.executable, "-c", "from jobs.cli import main; main()"]
 TORCH_BLOCKED = """
 import sys
@@ -57,6 +60,7 @@ def a_study(folder: Path, **changes: object) -> str:
         ["aggregate", "--help"],
         ["run", "--help"],
         ["schema"],
+        ["lint", REFUSED_JOB, "--output", "json"],
         ["doctor"],
     ],
     ids=" ".join,
@@ -65,7 +69,7 @@ def test_planning_and_help_start_without_torch(arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", TORCH_BLOCKED, *arguments], capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == (64 if REFUSED_JOB in arguments else 0), done.stderr
 
 
 def test_the_block_of_the_test_above_blocks(tmp_path: Path) -> None:
@@ -172,6 +176,46 @@ def test_render_streams_one_job_a_cell_and_writes_the_same_to_files(tmp_path: Pa
     assert reinit("render", "demo", "--cluster", str(site), "-o", str(tmp_path / "out")).returncode == 0
     written = {yaml.safe_load(path.read_text())["metadata"]["name"]: path for path in (tmp_path / "out").iterdir()}
     assert set(written) == {job["metadata"]["name"] for job in jobs}
+
+
+def test_lint_finds_nothing_in_what_is_rendered(tmp_path: Path) -> None:
+    site = tmp_path / "cluster.yaml"
+    site.write_text(f"image: r.example/reinit@sha256:{'0' * 64}\nstore: s3://bucket/prefix\n", encoding="utf-8")
+    streamed = reinit("render", "demo", "--cluster", str(site), "-o", "-").stdout
+    done = subprocess.run(
+        [*COMMAND, "lint", "-", "--strict"], input=streamed, capture_output=True, text=True, check=False, timeout=60
+    )
+    jobs = len(load_study("demo").plan())
+    assert (done.returncode, done.stdout) == (0, f"{jobs} Jobs against Kubernetes 1.32: 0 refused, 0 warnings\n")
+
+
+def test_lint_ends_with_64_where_something_is_refused_and_with_0_at_warnings_unless_strict() -> None:
+    assert reinit("lint", WARNED_JOB).returncode == 0
+    assert reinit("lint", WARNED_JOB, "--strict").returncode == 64
+    done = reinit("lint", REFUSED_JOB, WARNED_JOB, "--k8s-version", "v1.34.1")
+    assert done.returncode == 64
+    assert "refused: nvidia.com/gpu cannot be divided. [whole-devices]" in done.stdout
+    assert "2 Jobs against Kubernetes 1.34: 1 refused" in done.stdout
+    found = json.loads(reinit("lint", REFUSED_JOB, "--output", "json").stdout)
+    assert (found["kubernetes"], found["jobs"], found["skipped"]) == ("1.32", 1, {})
+    assert {"level", "rule", "field", "problem", "got", "allowed", "remedy", "file", "line", "document", "name"} <= set(
+        found["findings"][0]
+    )
+
+
+def test_lint_says_what_it_was_given_wrong() -> None:
+    assert "1.30, 1.31" in reinit("lint", REFUSED_JOB, "--k8s-version", "1.12").stderr
+    assert reinit("lint", "absent.yaml").returncode == 64
+
+
+def test_many_alike_findings_are_shown_thrice_and_counted() -> None:
+    text = Path(WARNED_JOB).read_text(encoding="utf-8")
+    stream = "---\n".join(text.replace("name: duplicate-env", f"name: d-{number}") for number in range(9))
+    done = subprocess.run(
+        [*COMMAND, "lint", "-"], input=stream, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout.count("[env-duplicate]\n") == 3
+    assert "and 6 more of [env-duplicate]" in done.stdout
 
 
 @pytest.mark.slow

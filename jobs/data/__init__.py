@@ -1,0 +1,1 @@
+"""What other projects say of Kubernetes, as data; see README.md here."""
