@@ -426,7 +426,9 @@ def _site(cluster: Path | None, image: str | None, store: str | None, gpus: int 
     from jobs.yamlfile import parse_yaml
 
     if cluster is None and (image is None or store is None):
-        raise SpecError("where is the image, and where do results go?", expected="--cluster FILE, or --image and --store")
+        raise SpecError(
+            "where is the image, and where do results go?", expected="--cluster FILE, or --image and --store"
+        )
     # Without a file the store is only what a container's own replaces.
     fields = read_cluster(cluster).model_dump(mode="json") if cluster else {"store": "s3://unused"}
     if gpus is not None:

@@ -7,6 +7,7 @@ Everything here ends as text in a manifest that many people may read: secrets ar
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import unquote
@@ -59,6 +60,7 @@ class Toleration(Frozen):
     key: LabelKey | None = None
     """Key of the taint; None, with `operator: Exists`, stands for every taint."""
     operator: Literal["Exists", "Equal"] = "Exists"
+    """Whether any value of the taint is meant, or one."""
     value: LabelValue | None = None
     """Value of the taint, with `operator: Equal`."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
@@ -85,6 +87,7 @@ class Secret(Frozen):
     """
 
     name: DnsName
+    """Name of the Secret; it has to be there."""
     path: Folder
     """Folder that its files appear in."""
     keys: dict[FileName, FileName] = Field(default_factory=dict)
@@ -95,7 +98,9 @@ class DataVolume(Frozen):
     """A persistent volume claim with models or data, mounted read-only; `places` names folders below `path`."""
 
     claim: DnsName
+    """Name of the claim; it has to be there."""
     path: Folder
+    """Folder that it appears in."""
     sub_path: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._/-]*$")] | None = None
     """Folder of the volume that is mounted; None is its root."""
 
@@ -192,39 +197,49 @@ class Cluster(Frozen):
             *(TMP, SHM),
             *([CACHE] if self.cache_claim else []),
             *([self.store_folder] if self.store_folder is not None else []),
-            *(each.path for each in (*self.data_volumes, *self.secrets)),
+            *(volume.path for volume in self.data_volumes),
+            *(secret.path for secret in self.secrets),
         ]
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
-        for mistake in self._mistakes():
+        for mistake in chain(_mounts(self), _sizes(self), _names(self)):
             raise ValueError(mistake)
         return self
 
-    def _mistakes(self) -> Iterator[str]:
-        if (self.store_folder is None) != (self.store_claim is None):
-            yield "`store_claim` belongs to a file:// store, and a file:// store needs one: the pod's own disk is lost"
-        if self.store_folder is not None and (not self.store_folder.strip("/") or "/.." in self.store_folder):
-            yield f"a file:// store is a folder below the root, got {self.store}"
-        paths = self.mount_paths
-        for number, path in enumerate(paths):
-            for other in paths[:number]:
-                if path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/"):
-                    yield f"two things cannot be mounted at {other} and {path}: give each a folder of its own"
-        if amount(self.shm) >= amount(self.memory):
-            yield f"/dev/shm is part of the memory: shm {self.shm} must be below memory {self.memory}"
-        if self.ephemeral_storage is not None and amount(self.ephemeral_storage) < amount(self.scratch):
-            yield f"/tmp is ephemeral storage: at least scratch {self.scratch}, got {self.ephemeral_storage}"
-        if self.gpu_type is not None and (not self.gpus or "nvidia.com/gpu.product" in self.node_selector):
-            yield "`gpu_type` needs gpus of at least 1 and no nvidia.com/gpu.product in node_selector"
-        for key in (*self.labels, *self.annotations):
-            if key.startswith(OUR_LABELS):
-                yield f"{key} is set by the manifest; expected a key outside {', '.join(OUR_LABELS)}"
-        for name in self.env:
-            if name in OUR_VARIABLES:
-                yield f"{name} is set by the manifest and cannot be in env"
-            if name in SECRET_VARIABLES:
-                yield f"{name} is a secret: mount it as a file with `secrets`, env can be read by many"
+
+def _mounts(site: Cluster) -> Iterator[str]:
+    """What is wrong with the store's volume and with where things are mounted."""
+    folder = site.store_folder
+    if (folder is None) != (site.store_claim is None):
+        yield "`store_claim` belongs to a file:// store, and a file:// store needs one: a pod's own disk is lost"
+    if folder is not None and (not folder.strip("/") or ".." in folder.split("/")):
+        yield f"a file:// store is a folder below the root, got {site.store}"
+    for one, other in combinations(site.mount_paths, 2):
+        if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
+            yield f"two things cannot be mounted at {one} and {other}: give each a folder of its own"
+
+
+def _sizes(site: Cluster) -> Iterator[str]:
+    """What is wrong with amounts."""
+    if amount(site.shm) >= amount(site.memory):
+        yield f"{SHM} is part of the memory: shm {site.shm} must be below memory {site.memory}"
+    if site.ephemeral_storage is not None and amount(site.ephemeral_storage) < amount(site.scratch):
+        yield f"{TMP} is ephemeral storage: expected at least scratch {site.scratch}, got {site.ephemeral_storage}"
+    if site.gpu_type is not None and (not site.gpus or "nvidia.com/gpu.product" in site.node_selector):
+        yield "`gpu_type` needs gpus of at least 1 and no nvidia.com/gpu.product in node_selector"
+
+
+def _names(site: Cluster) -> Iterator[str]:
+    """Keys and variables that are not the site's to set."""
+    for key in (*site.labels, *site.annotations):
+        if key.startswith(OUR_LABELS):
+            yield f"{key} is set by the manifest; expected a key outside {', '.join(OUR_LABELS)}"
+    for name in site.env:
+        if name in OUR_VARIABLES:
+            yield f"{name} is set by the manifest and cannot be in env"
+        if name in SECRET_VARIABLES:
+            yield f"{name} is a secret: mount it as a file with `secrets`; env can be read by many"
 
 
 def amount(quantity: str) -> float:

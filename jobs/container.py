@@ -37,7 +37,7 @@ PASSED: Final = (
 """Variables of an S3 client that the container gets from whoever starts it, where they are set."""
 
 
-def docker_run(  # noqa: PLR0913  one argument for each thing that differs between machines
+def docker_run(
     cell: Cell,
     seeds: Sequence[int],
     site: Cluster,

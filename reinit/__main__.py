@@ -226,7 +226,8 @@ def pod_runs(environment: Mapping[str, str]) -> tuple[tuple[Cell, ...], tuple[in
     except ValidationError as error:
         raise SpecError("REINIT_CELLS or REINIT_SEEDS is malformed", got=str(error)) from error
     if "REINIT_SEEDS_PER_POD" in environment:
-        size, index = _number(environment, "REINIT_SEEDS_PER_POD", least=1), _number(environment, "JOB_COMPLETION_INDEX")
+        size = _number(environment, "REINIT_SEEDS_PER_POD", least=1)
+        index = _number(environment, "JOB_COMPLETION_INDEX")
         if not (seeds := seeds[size * index : size * (index + 1)]):
             raise SpecError("JOB_COMPLETION_INDEX is beyond the seeds", got=index)
     return known(cells), seeds

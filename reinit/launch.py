@@ -6,7 +6,6 @@ that a rank gave for a reason of its own. This process is PID 1 of a pod with se
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess

@@ -70,7 +70,7 @@ def join_ranks() -> Ranks:
             "more processes than GPUs",
             expected=f"LOCAL_RANK below {torch.cuda.device_count()}",
             got=local_rank,
-            remedy="set REINIT_GPUS to the GPUs that this machine has, or gpus of the cluster file to those of its nodes",
+            remedy="ask for no more GPUs than a node has: `gpus` of the cluster file, REINIT_GPUS of a process",
         )
     device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
     # DeepSpeed chooses its accelerator when imported, and warns on the terminal when left to guess.
