@@ -1,4 +1,4 @@
-"""A folder of manifests: everything listed once and in order, nothing of an earlier call left, nothing of others touched."""
+"""A folder of manifests: each Job once and in order, nothing of an earlier call left, nothing of others touched."""
 
 from __future__ import annotations
 
