@@ -34,6 +34,9 @@ LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Folder = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$")]
 """An absolute path inside the container, without `..` and without a slash at its end."""
+RelativeFolder = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
+]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
 
 CACHE: Final = "/cache"
@@ -101,7 +104,7 @@ class DataVolume(Frozen):
     """Name of the claim; it has to be there."""
     path: Folder
     """Folder that it appears in."""
-    sub_path: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._/-]*$")] | None = None
+    sub_path: RelativeFolder | None = None
     """Folder of the volume that is mounted; None is its root."""
 
 
@@ -213,8 +216,8 @@ def _mounts(site: Cluster) -> Iterator[str]:
     folder = site.store_folder
     if (folder is None) != (site.store_claim is None):
         yield "`store_claim` belongs to a file:// store, and a file:// store needs one: a pod's own disk is lost"
-    if folder is not None and (not folder.strip("/") or ".." in folder.split("/")):
-        yield f"a file:// store is a folder below the root, got {site.store}"
+    if folder is not None and (not folder.strip("/") or ".." in folder.split("/") or ":" in folder):
+        yield f"a file:// store is a folder below the root, without colons, got {site.store}"
     for one, other in combinations(site.mount_paths, 2):
         if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
             yield f"two things cannot be mounted at {one} and {other}: give each a folder of its own"

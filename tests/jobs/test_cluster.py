@@ -67,6 +67,8 @@ def test_an_unknown_field_names_the_nearest(tmp_path: Path) -> None:
         ({"env": {"NOT-A-NAME": "x"}}, "env"),
         ({"labels": {"team": "-x"}}, "labels"),
         ({"secrets": ({"name": "a", "path": "/a/../b"},)}, "path"),
+        ({"data_volumes": ({"claim": "d", "path": "/a", "sub_path": "a/../b"},)}, "sub_path"),
+        ({"store": "file:///a:b", "store_claim": "c"}, "without colons"),
         ({"queue": "Has Spaces"}, "queue"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,

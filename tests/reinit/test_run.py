@@ -163,19 +163,19 @@ def test_two_ranks_stop_together_and_say_whether_anything_of_their_work_is_kept(
     """SIGTERM to the launcher, as a pod's main process gets it, while the second seed trains."""
     cell = tiny_cell(folder, 5, recipe={"duration": Steps(steps=60)})
     store = f"file://{tmp_path}/store"
-    process = subprocess.Popen(
+    events = []
+    with subprocess.Popen(
         [sys.executable, "-m", "reinit"],
         env=pod_environment(folder, store, [cell], [1, 2], REINIT_GPUS="2", REINIT_DEVICE="cpu"),
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    events = []
-    for line in process.stdout:
-        events.append(json.loads(line))
-        if (events[-1]["event"], events[-1].get("seed")) == ("started", 2):
-            process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=100) == 143, events
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            events.append(json.loads(line))
+            if (events[-1]["event"], events[-1].get("seed")) == ("started", 2):
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 143, events
     assert events[-1]["event"] == "stopped"
     assert set(open_store(store).results(cell.digest).results) == {1}
 
