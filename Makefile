@@ -117,4 +117,4 @@ locks: ## solve locks/cpu.txt and locks/gpu.txt again, for the image
 
 clean: ## remove caches and build files; keeps .venv and the results in out/
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find aggregate jobs reinit tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find aggregate benchmarks jobs reinit tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -183,20 +184,80 @@ def render(
     study: StudyArgument,
     cluster: ClusterOption,
     out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to; - streams to stdout.")],
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="STATES", help="Cells with runs in these states: missing, failed, or both."),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", metavar="URL", help="With --only: where to look, if not at the cluster file's store."),
+    ] = None,
+    k8s_version: Annotated[
+        str | None, typer.Option("--k8s-version", metavar="1.N", help="Kubernetes to write for; 1.32 unless said.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Most Jobs in one file.")] = 500,
 ) -> None:
-    """Write one Kubernetes Job per cell, for `kubectl apply -f`."""
+    """Write one Kubernetes Job per cell, for `kubectl apply`."""
+    from jobs.batches import write_batches
     from jobs.cluster import read_cluster
-    from jobs.manifest import job, to_yaml
+    from jobs.manifest import TARGET, Version, job, to_yaml
 
+    version = Version.parse(k8s_version) if k8s_version else TARGET
     loaded, site = load_study(study), read_cluster(cluster)
-    jobs = [job(loaded.name, each.cell, each.seeds, site) for each in loaded.plan()]
+    planned = loaded.plan()
+    chosen = _in_states(planned, only, store or site.store) if only else planned
+    if store and not only:
+        raise SpecError("--store is read with --only alone", remedy="the Jobs' store is `store` in the cluster file")
+    jobs = [job(loaded.name, each.cell, each.seeds, site, version) for each in chosen]
     if out == "-":
         sys.stdout.write(to_yaml(jobs))
         return
-    folder = _folder(Path(out))
-    for manifest in jobs:
-        (folder / f"{manifest['metadata']['name']}.yaml").write_text(to_yaml([manifest]), encoding="utf-8")
-    console.print(f"{len(jobs)} Jobs in {escape(out)}; next: kubectl apply --server-side -f {escape(out)}")
+    files = write_batches(Path(out), jobs, batch)
+    runs = sum(len(each.seeds) for each in chosen)
+    left_out = f"; {len(planned) - len(chosen):,} cells have no run that is {only}" if only else ""
+    console.print(f"{len(jobs):,} Jobs with {runs:,} runs in {len(files)} files in {escape(out)}{left_out}")
+    if files:
+        console.print(f"next: kubectl apply --server-side -k {escape(shlex.quote(out))}")
+
+
+@app.command()
+def docker(
+    study: StudyArgument,
+    cell: CellArgument,
+    cluster: Annotated[
+        Path | None, typer.Option("--cluster", metavar="FILE", help="Image, store and limits of a cluster file.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="IMAGE", help="Image by digest, instead of the cluster file's.")
+    ] = None,
+    store: MaybeStoreOption = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use; 0 is the CPU.")] = None,
+    place: PlaceOption = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", metavar="HF_HOME", help="A hub cache, mounted read-only; asks no hub.")
+    ] = None,
+) -> None:
+    """Print the `docker run` line of one cell, to paste."""
+    from jobs.backends import open_objects
+    from jobs.container import docker_run
+
+    site = _container_site(cluster, image, store, gpus)
+    planned = load_study(study).plan().find(cell)
+    where = open_objects(store).url if store else site.store
+    if where.startswith("file://") and not store:
+        raise SpecError("the cluster's store is a volume, not a folder here", remedy="name one: --store file:///path")
+    # A folder of this machine belongs to whoever runs this; the superuser without capabilities is nobody special.
+    user = os.getuid() or None if where.startswith("file://") else None
+    line = docker_run(
+        planned.cell,
+        planned.seeds,
+        site,
+        where,
+        _places(place),
+        cache=cache.expanduser().resolve() if cache else None,
+        user=user,
+    )
+    print(line)  # noqa: T201  to paste: no console, no wrapping
 
 
 @app.command()
@@ -586,6 +647,48 @@ def _chosen(planned: Plan, only: Sequence[str] | None) -> Sequence[PlannedCell]:
         return planned
     chosen = {each.cell.digest: each for each in (planned.find(prefix) for prefix in only)}
     return [each for each in planned if each.cell.digest in chosen]
+
+
+RENDERED_STATES = ("missing", "failed")
+"""States whose runs another Job can mend; all others are done."""
+
+
+def _in_states(planned: Plan, only: str, url: str) -> Sequence[PlannedCell]:
+    """The cells with a run in one of the states, as the store has it. Their seeds stay whole: a pod skips what is done,
+    and a Job that is rendered again is the same Job.
+    """
+    states = only.split(",")
+    if not set(states) <= set(RENDERED_STATES):
+        raise SpecError("--only is malformed", expected="states with commas", got=only, allowed="missing, failed")
+    opened = _open(url)
+    digests = {each.cell.digest for each in planned}
+    found, failures = opened.all_results(digests), opened.all_failures(digests)
+    _warn(found)
+
+    def is_chosen(each: PlannedCell) -> bool:
+        cell, records = found[each.cell.digest], failures[each.cell.digest].records
+        return any(cell.state(seed, records) in states for seed in each.seeds)
+
+    return [each for each in planned if is_chosen(each)]
+
+
+def _container_site(cluster: Path | None, image: str | None, store: str | None, gpus: int | None) -> Cluster:
+    """The cluster file's settings, or the usual ones, with what the command line says instead."""
+    from jobs.cluster import Cluster, read_cluster
+    from jobs.spec import validated
+    from jobs.yamlfile import parse_yaml
+
+    if cluster is None and (image is None or store is None):
+        raise SpecError(
+            "where is the image, and where do results go?", expected="--cluster FILE, or --image and --store"
+        )
+    # Without a file the store is only what a container's own replaces.
+    fields = read_cluster(cluster).model_dump(mode="json") if cluster else {"store": "s3://unused"}
+    if gpus is not None:
+        fields |= {"gpus": gpus, "gpu_type": None}
+    if image is not None:
+        fields |= {"image": image}
+    return validated(Cluster, parse_yaml(json.dumps(fields), "the command line"))
 
 
 def _table(*columns: str) -> Table:

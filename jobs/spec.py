@@ -30,6 +30,15 @@ PATTERNS: Final[dict[str, str]] = {
     r"^[0-9a-f]{64}$": "64 hex digits",
     r"^sha256:[0-9a-f]{64}$": "`sha256:` and 64 hex digits",
     r"^[^\n]+$": "one line of text",
+    r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": "lower-case letters, digits and inner hyphens, at most 63",
+    r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$": "lower-case letters, digits, inner hyphens and dots, at most 253",
+    r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$": "a quantity in quotes, such as `16Gi`",
+    r"^[0-9]+(\.[0-9]+)?m?$": "cores in quotes, such as `4` or `500m`",
+    r"^[^\s@]+@sha256:[0-9a-f]{64}$": "an image by digest, `registry/name@sha256:` and 64 hex digits",
+    r"^(s3://[^/\s]+(/\S*)?|file:///\S+)$": "s3://bucket/prefix or file:///path",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "a variable's name: letters, digits and underscores",
+    r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$": "an absolute path inside the container",
+    r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$": "a label's value: letters, digits, inner `.`, `_` and `-`",
 }
 """Every pattern that a specification file can offend, in words."""
 

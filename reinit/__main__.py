@@ -6,10 +6,13 @@ The same code serves `reinit run`, which hands out runs over a pipe instead of t
 Environment of a pod:
     REINIT_CELLS           the cells of this Job, a JSON list
     REINIT_SEEDS           their seeds, a JSON list
+    REINIT_SEEDS_PER_POD   of an Indexed Job: this pod runs the JOB_COMPLETION_INDEX-th so many of them
     REINIT_STORE           file:///path or s3://bucket/prefix
     REINIT_PLACES          where names are on this machine, a JSON object of name to folder
     REINIT_THREADS         CPU threads of this process
     REINIT_DEVICE          cuda or cpu: what must be used; unset takes a GPU where there is one
+    REINIT_GPUS            above 1, this process starts one rank a GPU and waits for them (reinit.launch)
+    REINIT_POD             name of the attempt in failure records; unset is host and process
 Exit codes: 0 done or already done; 64 bad spec, 65 bad data, 78 bad configuration; 75 transient; 143 stopped by
 SIGTERM after durable progress, else 75.
 """
@@ -22,7 +25,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -34,6 +37,7 @@ from jobs.cell import SCIENCE, Cell, Seed
 from jobs.errors import ConfigurationError, ReinitError, SpecError, TransientError
 from jobs.result import Failure, now
 from jobs.store import Store, open_store
+from reinit.launch import launch
 from reinit.places import Places
 
 if TYPE_CHECKING:
@@ -183,7 +187,7 @@ class Session:
             failure = Failure(
                 digest=digest,
                 seed=seed,
-                attempt=f"{os.environ.get('HOSTNAME') or socket.gethostname()}-{os.getpid()}",
+                attempt=f"{_pod_name()}-{os.getpid()}",
                 exit_code=exit_code,
                 reason=reason.splitlines()[0],
                 failed_at=now(),
@@ -194,13 +198,17 @@ class Session:
             self.emit("failed", f"the failure could not be recorded: {second}", exit_code=exit_code)
 
 
+def _pod_name() -> str:
+    return os.environ.get("REINIT_POD") or os.environ.get("HOSTNAME") or socket.gethostname()
+
+
 def say_last_word(reason: str) -> None:
     """The reason in `kubectl describe pod`; at most 4,096 bytes are read there."""
     if TERMINATION_LOG.exists() and os.access(TERMINATION_LOG, os.W_OK):
         TERMINATION_LOG.write_bytes(reason.encode()[:4096])
 
 
-def pod_runs(environment: dict[str, str]) -> tuple[tuple[Cell, ...], tuple[int, ...]]:
+def pod_runs(environment: Mapping[str, str]) -> tuple[tuple[Cell, ...], tuple[int, ...]]:
     """The cells and seeds of this pod, by its environment.
 
     Raises:
@@ -217,7 +225,31 @@ def pod_runs(environment: dict[str, str]) -> tuple[tuple[Cell, ...], tuple[int, 
         seeds = SEEDS.validate_json(read("REINIT_SEEDS"))
     except ValidationError as error:
         raise SpecError("REINIT_CELLS or REINIT_SEEDS is malformed", got=str(error)) from error
+    if "REINIT_SEEDS_PER_POD" in environment:
+        size = _number(environment, "REINIT_SEEDS_PER_POD", least=1)
+        index = _number(environment, "JOB_COMPLETION_INDEX")
+        if not (seeds := seeds[size * index : size * (index + 1)]):
+            raise SpecError("JOB_COMPLETION_INDEX is beyond the seeds", got=index)
     return known(cells), seeds
+
+
+def ranks_to_start(environment: Mapping[str, str]) -> int:
+    """Number of ranks that this process has to start; 0 where it is a rank itself, or the only one.
+
+    Raises:
+        SpecError: REINIT_GPUS is not a number.
+    """
+    if "REINIT_GPUS" not in environment or "RANK" in environment:
+        return 0
+    gpus = _number(environment, "REINIT_GPUS")
+    return gpus if gpus > 1 else 0
+
+
+def _number(environment: Mapping[str, str], name: str, least: int = 0) -> int:
+    text = environment.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least):
+        raise SpecError(f"{name} is malformed", expected=f"a whole number of at least {least}", got=text or "nothing")
+    return int(text)
 
 
 def known(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
@@ -263,6 +295,18 @@ def runs_to_do(store: Store, cells: tuple[Cell, ...], seeds: tuple[int, ...]) ->
     return [(number, seed) for number in range(len(cells)) for seed in seeds if seed not in done[number]]
 
 
+def work_as_ranks(session: Session, cells: tuple[Cell, ...], seeds: tuple[int, ...], ranks: int) -> int:
+    """Every run of this pod by several ranks, unless all are done; the exit code."""
+    if cells:
+        session.current = (cells[0].digest, None)
+    if not runs_to_do(session.store, cells, seeds):
+        session.emit("done", "every run of this Job is in the store already")
+        return 0
+    if session.stop.requested:
+        raise StoppedError
+    return launch([sys.executable, "-m", "reinit"], ranks, os.environ, session.events)
+
+
 def work_from_pipe(session: Session, lines: Iterator[str]) -> None:
     """Runs from standard input: a first line with all cells, then one `[cell number, seed]` a line, until it closes."""
     cells = known(CELLS.validate_json(next(lines)))
@@ -289,8 +333,10 @@ def main(arguments: list[str]) -> int:
         session = Session(open_store(os.environ["REINIT_STORE"]), Places.from_environment(), events, stop, is_first)
         if arguments == ["--from-pipe"]:
             work_from_pipe(session, iter(sys.stdin.readline, ""))
+        elif ranks := ranks_to_start(os.environ):
+            return work_as_ranks(session, *pod_runs(os.environ), ranks)
         else:
-            work_as_pod(session, *pod_runs(dict(os.environ)))
+            work_as_pod(session, *pod_runs(os.environ))
     except ReinitError as error:
         if session is None:
             say_last_word(str(error))

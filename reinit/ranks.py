@@ -1,7 +1,7 @@
 """Processes and devices: which rank this is, on which device, with how many threads.
 
-Law: joined once per process and before any engine. One process per GPU, started by DeepSpeed's launcher, which sets
-RANK, LOCAL_RANK and WORLD_SIZE; without them this process is the only rank and opens no port.
+Law: joined once per process and before any engine. One process per GPU, started by `reinit.launch`, which sets RANK,
+LOCAL_RANK and WORLD_SIZE; without them this process is the only rank and opens no port.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def join_ranks() -> Ranks:
             "more processes than GPUs",
             expected=f"LOCAL_RANK below {torch.cuda.device_count()}",
             got=local_rank,
-            remedy="start one process per GPU: deepspeed --num_gpus N --module reinit",
+            remedy="ask for no more GPUs than a node has: `gpus` of the cluster file, REINIT_GPUS of a process",
         )
     device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
     # DeepSpeed chooses its accelerator when imported, and warns on the terminal when left to guess.

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from jobs.objects import FileObjects
+from jobs.store import Store
 from jobs.study import load_study
+from tests.make import a_diverged, a_failure
 
 REJECTIONS = Path(__file__).parent / "recorded" / "rejections"
 WARNED_JOB = str(REJECTIONS / "duplicate-env.yaml")
@@ -167,15 +172,99 @@ def test_pin_prints_the_revision_to_paste(tmp_path: Path) -> None:
     assert "expected" in nothing.stderr
 
 
-def test_render_streams_one_job_a_cell_and_writes_the_same_to_files(tmp_path: Path) -> None:
-    site = tmp_path / "cluster.yaml"
-    site.write_text(f"image: r.example/reinit@sha256:{'0' * 64}\nstore: s3://bucket/prefix\n", encoding="utf-8")
-    streamed = reinit("render", "demo", "--cluster", str(site), "-o", "-").stdout
-    jobs = list(yaml.safe_load_all(streamed))
-    assert len(jobs) == len(load_study("demo").plan())
-    assert reinit("render", "demo", "--cluster", str(site), "-o", str(tmp_path / "out")).returncode == 0
-    written = {yaml.safe_load(path.read_text())["metadata"]["name"]: path for path in (tmp_path / "out").iterdir()}
-    assert set(written) == {job["metadata"]["name"] for job in jobs}
+def a_site(folder: Path, store: str = "s3://bucket/prefix", more: str = "") -> str:
+    path = folder / "cluster.yaml"
+    path.write_text(f"image: r.example/reinit@sha256:{'0' * 64}\nstore: {store}\n{more}", encoding="utf-8")
+    return str(path)
+
+
+def rendered(folder: Path) -> list[dict[str, Any]]:
+    """The Jobs of a folder's batches, in order."""
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
+    return [job for name in listed for job in yaml.safe_load_all((folder / name).read_text(encoding="utf-8"))]
+
+
+def test_render_streams_one_job_a_cell_and_writes_the_same_to_files_in_the_studys_order(tmp_path: Path) -> None:
+    site, out = a_site(tmp_path), tmp_path / "out put"
+    jobs = list(yaml.safe_load_all(reinit("render", "demo", "--cluster", site, "-o", "-").stdout))
+    planned = load_study("demo").plan()
+    assert [job["metadata"]["annotations"]["reinit.dev/digest"] for job in jobs] == [p.cell.digest for p in planned]
+    done = reinit("render", "demo", "--cluster", site, "-o", str(out), "--batch", "3")
+    assert f"{len(jobs)} Jobs with {planned.runs} runs in {-(-len(jobs) // 3)} files" in done.stdout
+    assert f"kubectl apply --server-side -k '{out}'" in done.stdout
+    assert rendered(out) == jobs
+
+
+def test_render_leaves_out_cells_that_a_store_has_and_keeps_the_jobs_of_the_others_as_they_are(tmp_path: Path) -> None:
+    store, out = Store(FileObjects(tmp_path / "store")), tmp_path / "out"
+    url = f"file://{tmp_path}/store"
+    site = a_site(tmp_path, "file:///results/reinit", "store_claim: results\n")
+    planned = load_study("demo").plan()
+    for seed in planned[0].seeds:
+        store.put(a_diverged(planned[0].cell, seed), None)
+    store.put(a_diverged(planned[1].cell, planned[1].seeds[0]), None)
+    store.put_failure(a_failure(planned[2].cell, planned[2].seeds[1]))
+    whole = list(yaml.safe_load_all(reinit("render", "demo", "--cluster", site, "-o", "-").stdout))
+    for only, left in (("missing", whole[1:]), ("failed", [whole[2]]), ("missing,failed", whole[1:])):
+        done = reinit("render", "demo", "--cluster", site, "-o", str(out), "--only", only, "--store", url)
+        assert done.returncode == 0, done.stderr
+        assert f"{len(whole) - len(left)} cells have no run that is {only}" in done.stdout
+        assert rendered(out) == left
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "done"], "missing, failed"),
+        (["--only", "missing,"], "missing, failed"),
+        (["--store", "s3://bucket"], "--only"),
+        (["--k8s-version", "1.20"], "1.26"),
+    ],
+)
+def test_render_refuses_what_it_cannot_mean(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = reinit("render", "demo", "--cluster", a_site(tmp_path), "-o", str(tmp_path / "out"), *arguments)
+    assert done.returncode == 64
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_render_writes_for_the_server_that_is_named(tmp_path: Path) -> None:
+    site = a_site(tmp_path, more="seeds_per_pod: 1\n")
+    old = yaml.safe_load_all(reinit("render", "demo", "--cluster", site, "-o", "-", "--k8s-version", "1.28").stdout)
+    new = yaml.safe_load_all(reinit("render", "demo", "--cluster", site, "-o", "-").stdout)
+    assert all("backoffLimitPerIndex" not in job["spec"] for job in old)
+    assert all("backoffLimitPerIndex" in job["spec"] for job in new)
+
+
+def test_docker_prints_one_line_to_paste(tmp_path: Path) -> None:
+    image = f"r.example/reinit@sha256:{'1' * 64}"
+    cell = ["docker", "demo", "rotten-short-500-finetune"]
+    done = reinit(*cell, "--image", image, "--store", f"file://{tmp_path}/my%20store", "--gpus", "0")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    words = shlex.split(line)
+    assert words[:2] == ["docker", "run"]
+    assert f"type=bind,source={tmp_path}/my store,target=/results" in words
+    assert "REINIT_DEVICE=cpu" in words
+    assert "--gpus" not in words
+    from_file = reinit(*cell, "--cluster", a_site(tmp_path, more="gpu_type: NVIDIA-L4\n"), "--gpus", "2")
+    assert {"REINIT_GPUS=2", "REINIT_STORE=s3://bucket/prefix", "--gpus"} <= set(shlex.split(from_file.stdout))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 64),
+        (["--image", "r.example/reinit:latest", "--store", "s3://bucket"], 64),
+        (["--image", f"r.example/reinit@sha256:{'1' * 64}"], 64),
+        (["--image", f"r.example/reinit@sha256:{'1' * 64}", "--store", "somewhere"], 78),
+    ],
+)
+def test_docker_refuses_what_would_not_run(arguments: list[str], code: int) -> None:
+    done = reinit("docker", "demo", "rotten-short-500-finetune", *arguments)
+    assert done.returncode == code
+    assert "error:" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_lint_finds_nothing_in_what_is_rendered(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,8 +100,8 @@ def test_a_run_that_blows_up_is_a_result_of_its_own_kind_without_predictions(wor
     assert math.isfinite(after.train_loss)
 
 
-def pod(folder: Path, store: str, cells: list[Cell], seeds: list[int], **more: str) -> subprocess.CompletedProcess[str]:
-    environment = {
+def pod_environment(folder: Path, store: str, cells: list[Cell], seeds: list[int], **more: str) -> dict[str, str]:
+    return {
         **os.environ,
         "REINIT_CELLS": json.dumps([cell.model_dump(mode="json") for cell in cells]),
         "REINIT_SEEDS": json.dumps(seeds),
@@ -109,6 +110,10 @@ def pod(folder: Path, store: str, cells: list[Cell], seeds: list[int], **more: s
         "REINIT_THREADS": str(torch.get_num_threads()),
         **more,
     }
+
+
+def pod(folder: Path, store: str, cells: list[Cell], seeds: list[int], **more: str) -> subprocess.CompletedProcess[str]:
+    environment = pod_environment(folder, store, cells, seeds, **more)
     return subprocess.run(
         [sys.executable, "-m", "reinit"], env=environment, capture_output=True, text=True, check=False, timeout=200
     )
@@ -138,28 +143,10 @@ def test_two_ranks_give_the_losses_of_one_and_write_one_result(worker: Worker, f
     # The first seed is done already: ranks must agree on what is left.
     kept = run(worker, cell, seed=2)
     open_store(store).put(kept.result, kept.predictions)
-    environment = {
-        **os.environ,
-        "REINIT_CELLS": json.dumps([cell.model_dump(mode="json")]),
-        "REINIT_SEEDS": "[2, 1]",
-        "REINIT_STORE": store,
-        "REINIT_PLACES": json.dumps({"tiny": str(folder)}),
-        "REINIT_THREADS": "1",
-    }
-    # What DeepSpeed's launcher sets for each process.
-    launcher = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_500 + os.getpid() % 2_000), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "reinit"],
-            env={**environment, **launcher, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    done = pod(folder, store, [cell], [2, 1], REINIT_GPUS="2", REINIT_DEVICE="cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in events].count("finished") == 1
     results = open_store(store).results(cell.digest).results
     assert results[2] == kept.result
     two = results[1]
@@ -169,6 +156,47 @@ def test_two_ranks_give_the_losses_of_one_and_write_one_result(worker: Worker, f
     assert two.provenance.world_size == 2
     assert two.train_loss == pytest.approx(one.train_loss, rel=1e-5)
     assert two.score == one.score
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_together_and_say_whether_anything_of_their_work_is_kept(folder: Path, tmp_path: Path) -> None:
+    """SIGTERM to the launcher, as a pod's main process gets it, while the second seed trains."""
+    cell = tiny_cell(folder, 5, recipe={"duration": Steps(steps=60)})
+    store = f"file://{tmp_path}/store"
+    events = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "reinit"],
+        env=pod_environment(folder, store, [cell], [1, 2], REINIT_GPUS="2", REINIT_DEVICE="cpu"),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            events.append(json.loads(line))
+            if (events[-1]["event"], events[-1].get("seed")) == ("started", 2):
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 143, events
+    assert events[-1]["event"] == "stopped"
+    assert set(open_store(store).results(cell.digest).results) == {1}
+
+
+@pytest.mark.slow
+def test_a_pod_of_several_gpus_whose_work_is_done_starts_no_rank(folder: Path, tmp_path: Path, worker: Worker) -> None:
+    cell, store = tiny_cell(folder, 5), f"file://{tmp_path}/store"
+    outcome = run(worker, cell)
+    open_store(store).put(outcome.result, outcome.predictions)
+    done = pod(folder, store, [cell], [1], REINIT_GPUS="8", REINIT_DEVICE="cuda")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "already" in done.stdout
+
+
+@pytest.mark.slow
+def test_ranks_that_cannot_start_their_work_end_with_one_code(folder: Path, tmp_path: Path) -> None:
+    """Ten rows in batches of four do not divide among three ranks: each of them finds that out."""
+    cell = tiny_cell(folder, 5)
+    done = pod(folder, f"file://{tmp_path}/store", [cell], [1], REINIT_GPUS="3", REINIT_DEVICE="cpu")
+    assert done.returncode == 78, done.stdout + done.stderr
+    assert "does not divide" in done.stdout
 
 
 @pytest.mark.slow
