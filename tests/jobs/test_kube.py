@@ -285,11 +285,13 @@ def command(
     monkeypatch.setattr(jobs.kube, "GONE_PAUSES", (0.01,))
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path)))
     site = tmp_path / "cluster.yaml"
-    site.write_text(f"image: {SITE.image}\nstore: {store.url}\n")
+    site.write_text(f"image: {SITE.image}\nstore: {SITE.store}\n")
 
     def call(*arguments: str) -> str:
         capsys.readouterr()
-        app([*arguments, "--cluster", str(site)], standalone_mode=False)
+        # The site's bucket is not here; `cancel` asks no store.
+        where = [] if arguments[0] == "cancel" else ["--store", store.url]
+        app([*arguments, "--cluster", str(site), *where], standalone_mode=False)
         return capsys.readouterr().out
 
     return call
