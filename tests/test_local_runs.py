@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -151,4 +150,4 @@ def test_a_worker_that_is_killed_is_told_with_the_run_it_was_at(tmp_path: Path) 
     assert process.returncode == 75
     assert "killed by signal 9" in errors
     assert "tiny-8-finetune" in errors
-    assert json.dumps(sorted(science(store))) != "[]"
+    assert science(store), "the run that was finished before is kept"
