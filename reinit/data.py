@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.cell import canonical
-from jobs.errors import ConfigurationError, DataError, TransientError
+from jobs.errors import DataError
 from jobs.tasks import FolderSource, HubSource, PackageSource, Task
+from reinit.hubdata import described, each_row, open_splits
 from reinit.places import Places, find_package_file
 from reinit.streams import stream_seed
 
@@ -212,7 +213,7 @@ def _read_splits(task: Task, places: Places) -> tuple[Rows, dict[str, Rows]]:
         return _read_hub(task, source, places)
     if isinstance(source, FolderSource):
         return _read_folder(task, source, places)
-    return _read_package(task, source)
+    return _read_package(task, source, places)
 
 
 def _read_folder(task: Task, source: FolderSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
@@ -228,8 +229,8 @@ def _read_folder(task: Task, source: FolderSource, places: Places) -> tuple[Rows
     return read(source.train), validation
 
 
-def _read_package(task: Task, source: PackageSource) -> tuple[Rows, dict[str, Rows]]:
-    path = find_package_file(source.name, source.file)
+def _read_package(task: Task, source: PackageSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
+    path = places.file(source.name, source.file) or find_package_file(source.name, source.file)
     _check_revision(task, source.revision, "sha256:" + file_sha256(path), str(path))
     return _read_table(task, path, None, delimiter=",", quoting=csv.QUOTE_MINIMAL), {}
 
@@ -248,39 +249,14 @@ def _read_table(
 
 
 def _read_hub(task: Task, source: HubSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
-    import datasets  # seconds to import, and only hub tasks need it
+    with open_splits(source, places) as load:
 
-    where = f"{source.name} ({source.config or 'default'}) at {source.revision[:12]}"
-    name = str(places.get(source.name) or source.name)
+        def read(split: str) -> Rows:
+            table = load(split)
+            return _rows(task, each_row(table), list(table.column_names), f"{described(source)}, split {split}")
 
-    def read(split: str) -> Rows:
-        try:
-            # A local snapshot has no revisions; the hub's is pinned.
-            revision = None if name != source.name else source.revision
-            table = datasets.load_dataset(name, source.config, split=split, revision=revision)
-        except ConnectionError as error:
-            if datasets.config.HF_HUB_OFFLINE:
-                raise ConfigurationError(
-                    f"the hub is switched off (HF_HUB_OFFLINE) and its cache lacks task {task.name}",
-                    where=where,
-                    remedy=f"fill the cache beforehand, or map a snapshot: --place {source.name}=PATH",
-                ) from error
-            raise TransientError("the hub could not be reached", where=where, got=_first_line(error)) from error
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(
-                f"cannot load split {split} of task {task.name}",
-                where=where,
-                got=_first_line(error),
-                remedy=f"fill the hub cache beforehand, or map a snapshot: --place {source.name}=PATH",
-            ) from error
-        return _rows(task, table, list(table.column_names), f"{where}, split {split}")
-
-    validation = {} if task.holdout else {split: read(split) for split in source.validation}
-    return read(source.train), validation
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+        validation = {} if task.holdout else {split: read(split) for split in source.validation}
+        return read(source.train), validation
 
 
 def _dicts(reader: Iterator[list[str]], header: Sequence[str], path: Path) -> Iterator[Row]:

