@@ -12,7 +12,7 @@ Environment of a pod:
     REINIT_THREADS         CPU threads of this process
     REINIT_DEVICE          cuda or cpu: what must be used; unset takes a GPU where there is one
     REINIT_GPUS            above 1, this process starts one rank a GPU and waits for them (reinit.launch)
-    REINIT_POD             name of the attempt in failure records; unset is host and process
+    REINIT_POD             first part of the names of logs and failure records, before the process; unset is the host
 Exit codes: 0 done or already done; 64 bad spec, 65 bad data, 78 bad configuration; 75 transient; 143 stopped by
 SIGTERM after durable progress, else 75.
 """

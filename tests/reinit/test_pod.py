@@ -39,9 +39,14 @@ RANKS = """
 import os, signal, time
 from jobs.errors import DataError
 from reinit.session import Session, StoppedError
+first_is_ready = os.environ["PYTHONPATH"] + "/ready"
 def prepare(self, cells):
-    if os.environ["RANK"] == "1":
+    if os.environ["RANK"] == "0":
+        open(first_is_ready, "w").close()
+    else:
         self.log.emit("loading", "not heard of this rank")
+        while not os.path.exists(first_is_ready):
+            time.sleep(0.05)
         {failing}
     while not self.stop.requested:
         time.sleep(0.05)
