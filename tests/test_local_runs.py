@@ -78,6 +78,7 @@ def test_results_do_not_depend_on_how_runs_are_shared_out_and_the_store_may_be_a
     }
     assert in_bucket == science(one)
     assert len(in_bucket) == 4
+    assert not (tmp_path / "one" / "logs").exists(), "the store has logs of failed runs alone"
     again = finished(command(study, bucket, folder), tmp_path)
     assert "all 4 runs are already done" in again.stdout
 

@@ -19,7 +19,7 @@ from jobs.cell import Cell, Permute, Probe, Reinit, Steps, Truncate
 from jobs.errors import SpecError
 from jobs.result import RESULT, DivergedRun, RunResult
 from jobs.store import open_store
-from reinit.__main__ import known
+from reinit.environment import known
 from reinit.run import Outcome
 from reinit.worker import Worker
 from tests.reinit.tiny import places_of, tiny_cell, write_sentences
