@@ -196,6 +196,14 @@ class Store:
             read[_digest_in(each.key)].append(each)
         return {digest: self._settled(digest, objects) for digest, objects in read.items()}
 
+    def digests(self, prefix: str) -> list[str]:
+        """The cells whose digest begins with `prefix` that have any object, sorted, by one LIST.
+
+        Raises:
+            TransientError, ConfigurationError: as in `results`.
+        """
+        return sorted({digest for key in self._patient.keys("runs/") if (digest := _digest_in(key)).startswith(prefix)})
+
     def all_failures(self, digests: Collection[str]) -> dict[str, Failures]:
         """Records of attempts for many cells, by one LIST.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -164,3 +165,24 @@ def test_a_worker_that_is_killed_is_told_with_the_run_it_was_at(tmp_path: Path) 
     assert "killed by signal 9" in errors
     assert "tiny-8-finetune" in errors
     assert science(store), "the run that was finished before is kept"
+
+
+def test_a_result_is_made_again_bit_by_bit_and_one_that_was_altered_is_not(tmp_path: Path) -> None:
+    folder = write_sentences(tmp_path / "data")
+    study, store = a_study(folder, seeds=1), f"file://{tmp_path}/store"
+    first = finished(command(study, store, folder, "--workers", "1"), tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    digest = next(iter(science(store))).partition("/")[0]
+    main = [sys.executable, "-c", "from jobs.cli import main; main()", "reproduce"]
+    place = ["--place", f"tiny={folder}", "--check"]
+    again = finished([*main, digest[:8], "--store", store, *place], tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "equal, bit by bit" in again.stdout
+    assert len(science(store)) == 2  # the check writes elsewhere
+    path = next((tmp_path / "store" / "runs" / digest).iterdir())
+    altered = json.loads(path.read_text())
+    altered["metrics"]["dev.tsv/accuracy"] += 0.125
+    (tmp_path / "altered.json").write_text(json.dumps(altered))
+    told = finished([*main, str(tmp_path / "altered.json"), *place], tmp_path)
+    assert told.returncode == 65, told.stdout + told.stderr
+    assert "one of the two is wrong" in told.stdout
