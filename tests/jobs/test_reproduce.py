@@ -14,7 +14,7 @@ from jobs.errors import DataError, SpecError
 from jobs.reproduce import Comparison, command, find_result, library_differences, unplaced
 from jobs.store import Store, open_store
 from jobs.tasks import FolderSource
-from reinit.__main__ import pod_runs
+from reinit.environment import pod_runs
 from tests.make import a_cell, a_diverged, a_provenance, a_result, some_predictions
 
 IMAGE = "registry.example/reinit@sha256:" + "0" * 64
