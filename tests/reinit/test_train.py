@@ -60,7 +60,13 @@ def losses_by_plain_torch(network: Network, examples: list[Example], cell: Cell,
         for index in cell.treatment.layers  # type: ignore[union-attr]
         for parameter in network.stack.layers[index].parameters()
     ]
-    others = [p for p in module.parameters() if not any(p is each for each in redrawn)]
+    frozen = [
+        parameter
+        for index in cell.treatment.frozen_layers  # type: ignore[union-attr]
+        for parameter in network.stack.layers[index].parameters()
+    ]
+    others = [p for p in module.parameters() if not any(p is each for each in [*redrawn, *frozen])]
+    redrawn = [p for p in redrawn if not any(p is each for each in frozen)]
     scale = cell.treatment.lr_scale  # type: ignore[union-attr]
     groups = [{"params": others, "base": recipe.learning_rate}]
     groups += [{"params": redrawn, "base": recipe.learning_rate * scale}] if redrawn else []
@@ -80,14 +86,18 @@ def losses_by_plain_torch(network: Network, examples: list[Example], cell: Cell,
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(module.parameters(), recipe.grad_clip)
             optimiser.step()
-            optimiser.zero_grad()
+            module.zero_grad()
             losses.append(float(loss.detach()))
             step += 1
     return losses
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("treatment", [Reinit(), Reinit(layers=(3, 4, 5), lr_scale=5.0)], ids=["finetune", "redrawn"])
+@pytest.mark.parametrize(
+    "treatment",
+    [Reinit(), Reinit(layers=(3, 4, 5), lr_scale=5.0), Reinit(layers=(4, 5), lr_scale=2.0, frozen_layers=(5,))],
+    ids=["finetune", "redrawn", "frozen"],
+)
 def test_the_engine_gives_plain_torch_s_losses_step_by_step_in_fp32(
     folder: Path, tokens: TaskTokens, treatment: Reinit, dropout: float
 ) -> None:
