@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from jobs.plan import Plan
 from jobs.rules import Site
 from jobs.study import load_study, shipped_studies
 
+GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
 SITE = Cluster(image="registry.example/reinit@sha256:" + "0" * 64, store="s3://bucket/reinit")
 
 COUNTS: dict[str, tuple[int, int, int]] = {
@@ -76,15 +79,18 @@ def test_a_shipped_study_comes_to_what_its_header_says(name: str, counts: tuple[
 
 @pytest.mark.parametrize("name", [name for name in COUNTS if not name.startswith("demo")])
 def test_the_header_of_a_shipped_study_says_its_counts(name: str) -> None:
-    text = (shipped_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (files("jobs") / "studies" / f"{name}.yaml").read_text(encoding="utf-8")
     header = " ".join(line.removeprefix("#").strip() for line in text[: text.index("\nname:")].splitlines())
     assert f"{len(plan(name))} cells and {plan(name).runs:,} runs" in header
 
 
-def shipped_folder() -> Any:
-    from importlib.resources import files
-
-    return files("jobs") / "studies"
+@pytest.mark.parametrize("name", COUNTS)
+def test_the_guide_lists_every_shipped_study_with_its_counts(name: str) -> None:
+    (row,) = [line for line in GUIDE.splitlines() if line.startswith("| `") and f"`{name}`" in line.split("|")[1]]
+    _, names, _, cells, runs, _ = row.split("|")
+    index = names.replace("`", "").replace(" ", "").split(",").index(name)
+    assert cells.strip().split(", ")[index] == f"{len(plan(name))}"
+    assert runs.strip().split(", ")[index] == f"{plan(name).runs:,}"
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -116,7 +122,9 @@ def test_a_figure_has_the_baselines_that_its_differences_need(name: str) -> None
     finetuned = [each.cell for each in plan(name) if each.is_finetune]
     for task, size in {(cell.task.name, cell.size) for cell in finetuned}:
         here = [cell for cell in finetuned if (cell.task.name, cell.size) == (task, size)]
-        assert {len(cell.treatment.layers) for cell in here if cell.is_baseline and isinstance(cell.treatment, Reinit)} == {0, 12}
+        assert {
+            len(cell.treatment.layers) for cell in here if cell.is_baseline and isinstance(cell.treatment, Reinit)
+        } == {0, 12}
 
 
 def test_controls_run_nothing_again_that_paper_or_paper_released_has() -> None:
@@ -229,7 +237,7 @@ def test_released_probes_train_40_epochs_with_dropout_in_the_encoder_and_are_sco
 
 
 def test_seeds_are_those_of_the_released_scripts_or_of_their_figures() -> None:
-    """The scripts say 3, 10 for blocks and one data seed for every order; the figures 50 at 500, 3 for inverse blocks."""
+    """The scripts say 3, 10 for blocks, one data seed for every order; the figures 50 at 500, 3 for inverse blocks."""
     asked = {
         family: {len(seeds("paper-released")[cell]) for cell in cells("paper-released", family) if not cell.is_baseline}
         for family in ("inverse-block", "permutation", "probe", "keep-layernorm", "lr-times-5")
@@ -247,7 +255,9 @@ def test_permutations_and_plain_finetuning_are_one_cell_in_both() -> None:
     assert len(both) == 41
     assert {type(cell.treatment) for cell in both} == {Permute, Reinit}
     assert all(cell.treatment == Reinit() for cell in both if isinstance(cell.treatment, Reinit))
-    orders = [cell.treatment.order for cell in cells("paper-released", "permutation") if isinstance(cell.treatment, Permute)]
+    orders = [
+        cell.treatment.order for cell in cells("paper-released", "permutation") if isinstance(cell.treatment, Permute)
+    ]
     assert orders == [released_order(seed, 12) for seed in range(1, 11)] * 3
     assert orders[0] == (2, 3, 4, 10, 1, 6, 0, 7, 11, 9, 8, 5)
     assert orders[1] == (9, 5, 4, 7, 1, 10, 0, 3, 2, 6, 11, 8)

@@ -192,6 +192,15 @@ def test_the_schedule_rises_over_the_warm_up_and_falls_to_zero_at_the_end() -> N
     assert rates(Recipe(schedule="constant", warmup=0.25), 4) == pytest.approx([0, 1, 1, 1, 1])
 
 
+def test_epsilon_is_added_after_the_bias_correction_unlike_in_the_libraries_of_2020() -> None:
+    """transformers 2.8.0 adds it before, which makes a first step of a gradient this small 16 times smaller."""
+    weight = nn.Parameter(torch.zeros(1))
+    optimiser = build_optimiser([Group("head", 1.0, 0.0, ("weight",), (weight,))], Recipe())
+    weight.grad = torch.full((1,), Recipe().epsilon)
+    optimiser.step()
+    assert float(weight.detach()) == pytest.approx(-0.5, rel=1e-4)
+
+
 def test_a_batch_that_does_not_divide_among_the_ranks_is_refused() -> None:
     assert engine_config(Recipe(batch_size=8), 4)["train_micro_batch_size_per_gpu"] == 2
     with pytest.raises(ConfigurationError, match="divide"):
