@@ -133,6 +133,8 @@ def plan(
         console.print(_plan_table(loaded, planned, found))
         finetunes = f"{planned.finetunes:,} finetunes with {planned.finetune_steps:,} optimiser steps"
         console.print(f"[bold]{len(planned):,} cells, {planned.runs:,} runs[/bold]: {finetunes}")
+        if notes := _plan_notes(planned):
+            console.print(notes)
 
 
 @app.command()
@@ -781,6 +783,17 @@ def _plan_table(study: Study, planned: Plan, found: Mapping[str, Found] | None) 
     return table
 
 
+def _plan_notes(planned: Plan) -> str:
+    """Why there are fewer cells than the families list, and more runs."""
+    notes = []
+    if shared := planned.shared_cells:
+        notes.append(f"{shared:,} cells that families share run once")
+    if added := planned.added_runs:
+        without = planned.runs - added
+        notes.append(f"{added:,} runs give baselines every seed of the cells beside them ({without:,} without)")
+    return "; ".join(notes)
+
+
 def _groups(planned: Plan) -> dict[tuple[str, str, str], list[PlannedCell]]:
     """Cells by family, task and size; a cell that families share counts once, with those that share it."""
     groups: dict[tuple[str, str, str], list[PlannedCell]] = {}
@@ -820,6 +833,8 @@ def _plan_json(study: Study, planned: Plan, found: Mapping[str, Found] | None) -
             for each in planned
         ],
         "runs": planned.runs,
+        "shared_cells": planned.shared_cells,
+        "added_runs": planned.added_runs,
         "finetunes": planned.finetunes,
         "finetune_steps": planned.finetune_steps,
     }

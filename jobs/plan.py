@@ -24,6 +24,8 @@ class PlannedCell:
     """Ascending."""
     families: tuple[str, ...]
     """Labels, in the order of the study."""
+    added: tuple[int, ...] = ()
+    """Of the seeds, those that no family asks for: a baseline has them so that finetunes beside it are paired."""
 
     @property
     def is_finetune(self) -> bool:
@@ -40,6 +42,16 @@ class Plan(tuple[PlannedCell, ...]):
     def runs(self) -> int:
         """Number of runs: each cell as often as it has seeds."""
         return sum(len(planned.seeds) for planned in self)
+
+    @property
+    def added_runs(self) -> int:
+        """Runs of baselines at seeds that only finetunes beside them ask for."""
+        return sum(len(planned.added) for planned in self)
+
+    @property
+    def shared_cells(self) -> int:
+        """Cells that several families list and that run once."""
+        return sum(len(planned.families) > 1 for planned in self)
 
     @property
     def finetunes(self) -> int:

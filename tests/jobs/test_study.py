@@ -628,6 +628,6 @@ def test_shipped_files_read_the_same_to_other_yaml_readers_but_for_floats() -> N
     for name in shipped_studies():
         text = (Path(load_study.__code__.co_filename).parent / "studies" / f"{name}.yaml").read_text()
         other = json.loads(json.dumps(yaml.safe_load(text)))
-        for key in ("learning_rate", "epsilon"):
-            other["recipe"][key] = float(other["recipe"][key])
+        for recipe in (other["recipe"], *(family.get("recipe", {}) for family in other["families"])):
+            recipe.update({key: float(recipe[key]) for key in ("learning_rate", "epsilon") if key in recipe})
         assert other == plain(text)
