@@ -30,6 +30,15 @@ class Estimate:
     """What the bound is: `10% of the gain`."""
 
 
+def said(interval: Interval) -> str:
+    """`0.012 (0.005 to 0.019, n = 3)`."""
+    if interval.mean is None:
+        return interval.note
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:.3f} ({interval.note})"
+    return f"{interval.mean:.3f} ({interval.low:.3f} to {interval.high:.3f}, n = {interval.n})"
+
+
 @dataclass(frozen=True)
 class Part:
     """One of the statements that a claim is made of: the claim at one task and size, or for one variant."""
