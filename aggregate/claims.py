@@ -31,9 +31,19 @@ def evaluate(frame: pd.DataFrame) -> tuple[Claim, ...]:
     )
 
 
-def to_json(claims: Iterable[Claim]) -> str:
-    """All claims with rules, reasons, parts and estimates, for programs; each estimate names its part."""
-    return json.dumps([_plain(claim) for claim in claims], indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+SCHEMA_VERSION: Final = 1
+"""Of `claims.json`."""
+
+
+def to_json(claims: Iterable[Claim], holes: str = "") -> str:
+    """All claims with rules, reasons, parts and estimates, for programs; each estimate names its part.
+
+    Args:
+        claims: in the order in which they shall stand.
+        holes: what is missing of the study; empty for a complete one.
+    """
+    document = {"schema_version": SCHEMA_VERSION, "holes": holes, "claims": [_plain(claim) for claim in claims]}
+    return json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def _plain(claim: Claim) -> dict[str, object]:
@@ -48,7 +58,7 @@ def _plain(claim: Claim) -> dict[str, object]:
     return plain
 
 
-def summary_sheets(claims: Sequence[Claim]) -> list[Sheet]:
+def summary_sheets(claims: Sequence[Claim], holes: str = "") -> list[Sheet]:
     """A row a claim, in one table for each model and recipe."""
     return [
         Sheet(
@@ -56,15 +66,15 @@ def summary_sheets(claims: Sequence[Claim]) -> list[Sheet]:
             header=("claim", "in words", "verdict", "why"),
             rows=tuple((claim.id, claim.text, claim.verdict, claim.reason) for claim in of_group),
             numeric=frozenset(),
-            notes=(NOTE,),
+            notes=(holes, NOTE) if holes else (NOTE,),
         )
         for (model, recipe), of_group in _by_group(claims).items()
     ]
 
 
-def sheets(claims: Sequence[Claim]) -> list[Sheet]:
+def sheets(claims: Sequence[Claim], holes: str = "") -> list[Sheet]:
     """The summary, then a table for each claim with every number that it rests on."""
-    return [*summary_sheets(claims), *(_sheet(claim) for claim in claims if claim.estimates)]
+    return [*summary_sheets(claims, holes), *(_sheet(claim) for claim in claims if claim.estimates)]
 
 
 def _sheet(claim: Claim) -> Sheet:

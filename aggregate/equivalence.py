@@ -81,9 +81,11 @@ def _same(subject: Subject, size: str, curve: Mapping[int, Scores], other: Mappi
     where, gain, comparisons = f"{subject.place(size)}, {name}", subject.gain(size), []
     for k in sorted(set(curve) & set(other)):
         share = Share(difference(curve[k], other[k]), gain)
-        what = f"{name}: difference at k = {k} as a share of the gain, {subject.place(size)}"
+        what = f"{name}: difference at k = {k} as a share of the gain"
         evidence = is_within(share, MARGIN)
-        comparisons.append(compared(what, share, evidence, name=f"k = {k}", bound=MARGIN, meaning=_MEANING))
+        comparisons.append(
+            compared(what, subject.place(size), share, evidence, name=f"k = {k}", bound=MARGIN, meaning=_MEANING)
+        )
     return part(where, comparisons) if comparisons else missing(where, "the two curves have no k in common")
 
 
@@ -145,8 +147,8 @@ def _within_gain(pairs: Mapping[int, Scores], gain: Sequence[float], where: str)
         text, near = f"depth {depth}: reloaded minus in memory", above
         if below.below() > above.below():
             text, near = f"depth {depth}: in memory minus reloaded", below
-        text = f"{text}, less 10% of the finetuning gain, {where}"
-        comparisons.append(compared(text, near, evidence, name=f"depth {depth}", meaning="10% of the gain"))
+        text = f"{text}, less 10% of the finetuning gain"
+        comparisons.append(compared(text, where, near, evidence, name=f"depth {depth}", meaning="10% of the gain"))
     return part(where, comparisons)
 
 
@@ -160,9 +162,9 @@ def _within_range(pairs: Mapping[int, Scores], whole: Scores, where: str) -> Par
     for depth, scores in pairs.items():
         share = Share(scores, whole)
         evidence = is_within(share, MARGIN)
-        text = f"depth {depth}: reloaded minus in memory as a share of the probe's own range, {where}"
+        text = f"depth {depth}: reloaded minus in memory as a share of the probe's own range"
         meaning = "10% of the probe's own range, for want of finetunes at this size"
-        comparisons.append(compared(text, share, evidence, name=f"depth {depth}", bound=MARGIN, meaning=meaning))
+        comparisons.append(compared(text, where, share, evidence, name=f"depth {depth}", bound=MARGIN, meaning=meaning))
     return part(where, comparisons)
 
 

@@ -26,14 +26,15 @@ def dependence(subject: Subject) -> Part:
         subject.title,
         [
             compared(
-                f"share of the gain at k = {k}, {ends}",
+                f"share of the gain at k = {k}",
+                ends,
                 apart,
                 is_within(apart, MARGIN).opposite,
                 bound=MARGIN,
                 meaning="10 points of share, on either side",
             )
         ],
-        beside=[shown(f"share of the gain at k = {k}, {subject.place(size)}", share) for size, share in shares.items()],
+        beside=[shown(f"share of the gain at k = {k}", subject.place(size), share) for size, share in shares.items()],
     )
 
 
@@ -45,17 +46,12 @@ def worthless(subject: Subject) -> Part:
     small, *_, large = subject.having(0, k, depth)
     helps, nothing = _share(subject, large, k), _share(subject, small, k)
     what = f"share of the gain that the first {k} layers bring"
+    either = f"{_TENTH}, on either side of none"
     return part(
         subject.title,
         [
-            compared(f"{what}, {subject.place(large)}", helps, is_above(helps, MARGIN), bound=MARGIN, meaning=_TENTH),
-            compared(
-                f"{what}, {subject.place(small)}",
-                nothing,
-                is_within(nothing, MARGIN),
-                bound=MARGIN,
-                meaning=f"{_TENTH}, on either side of none",
-            ),
+            compared(what, subject.place(large), helps, is_above(helps, MARGIN), bound=MARGIN, meaning=_TENTH),
+            compared(what, subject.place(small), nothing, is_within(nothing, MARGIN), bound=MARGIN, meaning=either),
         ],
     )
 
@@ -74,17 +70,14 @@ def depth_with_less_data(subject: Subject) -> Part:
     pairs = [(sizes[0], sizes[-1]), *(pairwise(sizes) if len(sizes) > 2 else ())]
     what = f"loss from k = {depth} to k = {k}"
     (ends, apart), *steps = [
-        (
-            f"{what}, {subject.place(one)} minus {subject.place(other)}",
-            across(losses[one], losses[other]),
-        )
+        (f"{subject.place(one)} minus {subject.place(other)}", across(losses[one], losses[other]))
         for one, other in pairs
     ]
-    by_size = [shown(f"{what}, {subject.place(size)}", student(list(loss.values()))) for size, loss in losses.items()]
+    by_size = [shown(what, subject.place(size), student(list(loss.values()))) for size, loss in losses.items()]
     return part(
         subject.title,
-        [compared(ends, apart, is_above(apart, 0), meaning="no difference")],
-        beside=[*(shown(each, known) for each, known in steps), *by_size],
+        [compared(what, ends, apart, is_above(apart, 0), meaning="no difference")],
+        beside=[*(shown(what, each, known) for each, known in steps), *by_size],
     )
 
 
@@ -130,10 +123,9 @@ def _first_layers(subject: Subject) -> Part:
         return lacking
     size = _chosen(subject.having(0, k, depth))
     share = _share(subject, size, k)
-    what = f"share of the gain that the first {k} layers bring, {subject.place(size)}"
-    return part(
-        subject.place(size), [compared(what, share, is_above(share, 0.5), bound=0.5, meaning="most of the gain: half")]
-    )
+    what, where = f"share of the gain that the first {k} layers bring", subject.place(size)
+    meaning = "most of the gain: half"
+    return part(where, [compared(what, where, share, is_above(share, 0.5), bound=0.5, meaning=meaning)])
 
 
 def _middle_layers(subject: Subject) -> Part:
@@ -142,8 +134,8 @@ def _middle_layers(subject: Subject) -> Part:
         return lacking
     size = _chosen(subject.having(0, k, upto, depth))
     share = _share(subject, size, upto, k)
-    what = f"share of the gain that layers {k} to {upto - 1} add, {subject.place(size)}"
-    return part(subject.place(size), [compared(what, share, is_above(share, MARGIN), bound=MARGIN, meaning=_TENTH)])
+    what, where = f"share of the gain that layers {k} to {upto - 1} add", subject.place(size)
+    return part(where, [compared(what, where, share, is_above(share, MARGIN), bound=MARGIN, meaning=_TENTH)])
 
 
 def _chosen(sizes: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ class Comparison:
 
 def compared(
     what: str,
+    where: str,
     known: Known,
     evidence: Evidence,
     *,
@@ -39,13 +40,13 @@ def compared(
     meaning: str = "",
     unit: Unit = "seed",
 ) -> Comparison:
-    """A comparison with the number that it compares."""
-    return Comparison(name or what, evidence, Estimate(what, known.interval, unit, bound, meaning))
+    """A comparison with the number that it compares; its reason says `name`, or else `what`."""
+    return Comparison(name or what, evidence, Estimate(f"{what}, {where}", known.interval, unit, bound, meaning))
 
 
-def shown(what: str, known: Known, *, unit: Unit = "seed") -> Estimate:
+def shown(what: str, where: str, known: Known, *, unit: Unit = "seed") -> Estimate:
     """A number that is not compared with anything."""
-    return Estimate(what, known.interval, unit)
+    return Estimate(f"{what}, {where}", known.interval, unit)
 
 
 def part(

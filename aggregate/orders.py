@@ -68,5 +68,5 @@ def _against(
     means = list(order_means(orders).values())
     seeds = {seed for scores in orders.values() for seed in scores}
     known = welch(means, [score for seed, score in baseline.items() if seed in seeds])
-    comparison = compared(f"{what}, {where}", known, is_below(known, 0), meaning=meaning, unit="order")
-    return part(where, [comparison], beside=[shown(f"mean over orders, {where}", student(means), unit="order")])
+    comparison = compared(what, where, known, is_below(known, 0), meaning=meaning, unit="order")
+    return part(where, [comparison], beside=[shown("mean over orders", where, student(means), unit="order")])

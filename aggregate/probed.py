@@ -116,18 +116,13 @@ def _high_probing(
 
 
 def _small_share(subject: Subject, size: str, by_layers: Mapping[Layers, Scores], what: str) -> Part:
-    gain, comparisons = subject.gain(size), []
+    where, gain, comparisons = subject.place(size), subject.gain(size), []
     for layers, scores in by_layers.items():
         share, name = Share(scores, gain), name_of(layers)
-        text = f"{what.format(name)} as a share of the gain, {subject.place(size)}"
-        comparisons.append(compared(text, share, is_below(share, MARGIN), name=name, bound=MARGIN, meaning=_MEANING))
-    return part(subject.place(size), comparisons, any_of, beside=[_gain(subject, size)])
-
-
-def _gain(subject: Subject, size: str) -> Estimate:
-    return shown(
-        f"gain from k = 0 to k = {subject.depth}, {subject.place(size)}", student(list(subject.gain(size).values()))
-    )
+        text, evidence = f"{what.format(name)} as a share of the gain", is_below(share, MARGIN)
+        comparisons.append(compared(text, where, share, evidence, name=name, bound=MARGIN, meaning=_MEANING))
+    whole = shown(f"gain from k = 0 to k = {subject.depth}", where, student(list(gain.values())))
+    return part(where, comparisons, any_of, beside=[whole])
 
 
 def aligning(subject: Subject) -> list[Part]:
@@ -147,13 +142,13 @@ def _aligning(subject: Subject, probe: ProbeCurve) -> Part:
     if not ks:
         return missing(where, lacking_depths(subject.depth))
     samples = [matrix(points, ks) for points in (subject.curve(small), subject.curve(large), probe.points)]
-    names = [*(f"progressive curve, {subject.place(size)}" for size in (small, large)), probe.label]
+    names = [*(f"progressive curve, {subject.place(size)}" for size in (small, large)), "probe curve"]
     for name, sample in zip(names, samples, strict=True):
         if why := flat(sample):
             return missing(where, f"{name}: {why}")
     apart = resampled(gap_difference, samples)
-    what = f"largest gap to the {probe.label}, {subject.place(small)} minus {subject.place(large)}"
-    comparison = compared(what, apart, is_below(apart, 0), meaning="no difference")
+    ends = f"{probe.label}, {subject.place(small)} minus {subject.place(large)}"
+    comparison = compared("largest gap to the probe curve", ends, apart, is_below(apart, 0), meaning="no difference")
     return part(where, [comparison], beside=_by_size(subject, sizes, probe))
 
 
@@ -161,5 +156,6 @@ def _by_size(subject: Subject, sizes: Sequence[str], probe: ProbeCurve) -> Itera
     for size in sizes:
         aligned = align(subject, size, probe)
         if aligned.gap is not None and aligned.pearson is not None:
-            yield shown(f"largest gap to the {probe.label}, {subject.place(size)}", aligned.gap)
-            yield shown(f"Pearson's r with the {probe.label}, {subject.place(size)}", aligned.pearson)
+            where = f"{probe.label}, {subject.place(size)}"
+            yield shown("largest gap to the probe curve", where, aligned.gap)
+            yield shown("Pearson's r with the probe curve", where, aligned.pearson)
