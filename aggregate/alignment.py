@@ -57,7 +57,7 @@ def _label(probe: Measured, subject: Subject) -> str:
     words = ["converged probe" if probe.fit == "converged" else "probe by the recipe"]
     words += ["scored after the released reload"] * (probe.scored == "released_reload")
     words += ["dropout in the encoder"] * bool(probe.encoder_dropout)
-    words += [f"recipe: {probe.recipe or 'the paper’s'}"] * (probe.recipe != subject.cells[0].recipe)
+    words += [f"recipe: {probe.recipe or 'the paper’s'}"] * (probe.recipe != subject.recipe)
     return ", ".join(words)
 
 

@@ -74,21 +74,15 @@ class Subject:
 
     title: str
     """The task, and what else it takes to tell it from the frame's others."""
+    task: str
+    recipe: str
+    depth: int
+    """Layers of the model."""
     cells: tuple[Measured, ...]
     """Its finetunes."""
     probes: tuple[Measured, ...]
     """Probes of the same model and task: of the same recipe where there are any, else of any other."""
     main: Variant
-
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-        return self.cells[0].task
-
-    @property
-    def depth(self) -> int:
-        """Layers of the model."""
-        return self.cells[0].depth
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -178,7 +172,7 @@ def groups(frame: pd.DataFrame) -> dict[tuple[str, str], list[Subject]]:
         of_model = [cell for cell in cells if cell.model == model]
         recipes = dict.fromkeys(cell.recipe for cell in of_model if _compares(cell)) or {of_model[0].recipe: None}
         for recipe in recipes:
-            found[model, recipe] = _subjects([cell for cell in of_model if cell.recipe == recipe], of_model)
+            found[model, recipe] = _subjects(recipe, of_model)
     return found
 
 
@@ -186,23 +180,26 @@ def _compares(cell: Measured) -> bool:
     return cell.treatment_kind in ("permute", "truncate") or (cell.changes_layers and not cell.frozen)
 
 
-def _subjects(cells: Sequence[Measured], of_model: Sequence[Measured]) -> list[Subject]:
-    finetunes = [cell for cell in cells if cell.treatment_kind != "probe"]
+def _subjects(recipe: str, of_model: Sequence[Measured]) -> list[Subject]:
+    finetunes = [cell for cell in of_model if cell.recipe == recipe and cell.treatment_kind != "probe"]
     inits = {cell.init for cell in finetunes if cell.changes_layers}
     main = Variant(next((init for init in INITS if init in inits), INITS[0]))
     subjects = []
-    for context in dict.fromkeys(cell.context for cell in finetunes):
-        own = tuple(cell for cell in finetunes if cell.context == context)
-        task = own[0].task
-        twins = {cell.context for cell in finetunes if cell.task == task}
-        title = task if len(twins) == 1 else f"{task} ({context[:6]})"
-        subjects.append(Subject(title, own, _probes(own[0], of_model), main))
+    for task in dict.fromkeys(cell.task for cell in of_model):
+        contexts = dict.fromkeys(cell.context for cell in finetunes if cell.task == task)
+        for context in contexts or ("",):
+            own = tuple(cell for cell in finetunes if cell.context == context)
+            of_task = probes_of(task, context, of_model)
+            if own or of_task:
+                title = task if len(contexts) < 2 else f"{task} ({context[:6]})"
+                subjects.append(Subject(title, task, recipe, (own or of_task)[0].depth, own, of_task, main))
     return subjects
 
 
-def _probes(finetune: Measured, of_model: Sequence[Measured]) -> tuple[Measured, ...]:
-    probes = [cell for cell in of_model if cell.treatment_kind == "probe" and cell.task == finetune.task]
-    own = [cell for cell in probes if cell.context == finetune.context]
+def probes_of(task: str, context: str, of_model: Sequence[Measured]) -> tuple[Measured, ...]:
+    """The task's probes of that context, or else of any: a study may train its probes by a recipe of their own."""
+    probes = [cell for cell in of_model if cell.treatment_kind == "probe" and cell.task == task]
+    own = [cell for cell in probes if cell.context == context]
     return tuple(own or probes)
 
 

@@ -79,7 +79,7 @@ def unnecessary(subject: Subject) -> list[Part]:
         plain = subject.curve(size).get(subject.depth, {})
         blocks = [block for block in redrawn_blocks(subject, size) if len(block[0]) in (1, WIDTH)]
         losses = {layers: difference(plain, cell.scores) for layers, cell in blocks}
-        parts.append((size, losses, "loss when only {} is redrawn"))
+        parts.append((size, losses, "loss of redrawing {} alone"))
     return _high_probing(subject, parts, "redrawn single layers or blocks of three")
 
 
@@ -90,7 +90,7 @@ def insufficient(subject: Subject) -> list[Part]:
         none = subject.curve(size).get(0, {})
         blocks = [block for block in kept_blocks(subject, size) if len(block[0]) == WIDTH]
         gains = {layers: difference(cell.scores, none) for layers, cell in blocks}
-        parts.append((size, gains, "gain over k = 0 when only {} is kept"))
+        parts.append((size, gains, "gain over k = 0 of keeping {} alone"))
     return _high_probing(subject, parts, "blocks of three kept alone (inverse blocks)")
 
 

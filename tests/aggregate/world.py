@@ -36,8 +36,8 @@ HIGH = (0.0, 0.0, *[0.02] * 4, *[0.92 / 6] * 6)
 """None of it sits in the first two, most in the upper half."""
 LINE = tuple(k / 11 for k in range(12))
 """A probe curve that rises evenly."""
-STEP = (0.0, 0.1, 0.9, 0.95, *[1.0] * 8)
-"""A probe curve that is near its top from depth 3 on."""
+STEP = (0.0, 0.1, 0.5, 0.95, *[1.0] * 8)
+"""A probe curve that is near its top from depth 4 on."""
 
 
 @dataclass(frozen=True)
