@@ -156,7 +156,7 @@ def aggregate_runs(
     sheets = [*tables.setting_sheets(runs), tables.coverage_sheet(runs, extras)]
     judged, said = claims.evaluate(runs), tuple(notes(runs, extras))
     files = _write(_contents(study, runs, sheets) | _meaning(study, runs, judged), out)
-    shown = tuple(map(tables.to_rich, [*sheets, *claims.summary_sheets(judged, holes(runs))]))
+    shown = tuple(map(tables.to_rich, [*sheets, *claims.short_sheets(judged, holes(runs))]))
     written = Written(files, shown, runs, judged, said)
     if console is not None:
         _print(study, written, console)

@@ -5,7 +5,7 @@ Law: always E1 to E13 for every model and recipe, whatever is there. A claim wit
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 import pandas as pd
@@ -14,13 +14,27 @@ from aggregate.claim import Claim, Estimate, Part, Unit, Verdict
 from aggregate.grid import groups
 from aggregate.rules import RULES, judged_by
 from aggregate.tables import NONE, Sheet, bounds, number
+from aggregate.text import clipped
 
-__all__ = ["Claim", "Estimate", "Part", "Unit", "Verdict", "evaluate", "sheets", "summary_sheets", "to_json"]
+__all__ = [
+    "Claim",
+    "Estimate",
+    "Part",
+    "Unit",
+    "Verdict",
+    "evaluate",
+    "sheets",
+    "short_sheets",
+    "summary_sheets",
+    "to_json",
+]
 
 NOTE: Final = (
     "Holds and fails need the whole 95% interval on one side of the bound; anything else is not enough data, "
     "and so is what has no spread to judge by."
 )
+
+_SHORT: Final = 160
 
 
 def evaluate(frame: pd.DataFrame) -> tuple[Claim, ...]:
@@ -69,6 +83,14 @@ def summary_sheets(claims: Sequence[Claim], holes: str = "") -> list[Sheet]:
             notes=(holes, NOTE) if holes else (NOTE,),
         )
         for (model, recipe), of_group in _by_group(claims).items()
+    ]
+
+
+def short_sheets(claims: Sequence[Claim], holes: str = "") -> list[Sheet]:
+    """The summary for a terminal: reasons cut to a few lines, the files have them whole."""
+    return [
+        replace(each, rows=tuple((*row[:-1], clipped(row[-1], _SHORT)) for row in each.rows))
+        for each in summary_sheets(claims, holes)
     ]
 
 

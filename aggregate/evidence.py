@@ -86,11 +86,15 @@ def _untested(known: Known) -> str:
 
 
 def all_of(parts: Sequence[Evidence]) -> Evidence:
-    """Every part holds. It holds by the weakest of them; it fails by the strongest against, paid for by Holm."""
+    """Every part holds. It holds by the weakest of them; it fails by the strongest against, paid for by Holm.
+
+    Parts that could not be tested keep it from holding, and are not paid for.
+    """
     if not parts:
         return Evidence(why="nothing to judge")
+    tested = [part.fails for part in parts if (part.holds, part.fails) != (1, 1)]
     why = next((part.why for part in parts if part.why), "")
-    return Evidence(max(part.holds for part in parts), min(holm([part.fails for part in parts])), why)
+    return Evidence(max(part.holds for part in parts), min(holm(tested), default=1.0), why)
 
 
 def any_of(parts: Sequence[Evidence]) -> Evidence:

@@ -72,4 +72,5 @@ def test_a_part_that_could_not_be_tested_keeps_all_of_from_holding_and_any_of_fr
     untested = Evidence(why="no cells")
     assert all_of([Evidence(0.001, 0.999), untested]).verdict == "not enough data"
     assert any_of([Evidence(0.999, 0.001), untested]).verdict == "not enough data"
-    assert any_of([Evidence(0.001, 0.999), untested]).verdict == "holds"
+    assert any_of([Evidence(0.02, 0.98), untested]).verdict == "holds"  # and it is not paid for
+    assert any_of([untested]).verdict == "not enough data"
