@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from aggregate.claim import Part, said
+from aggregate.claim import Part
 from aggregate.contrasts import Scores, contrast, difference, positive, student, welch
 from aggregate.evidence import Evidence, is_below, is_within
 from aggregate.grid import Measured, Subject, Variant, examples
 from aggregate.judging import MARGIN, compared, missing, part
-from aggregate.shares import NO_GAIN, Share
+from aggregate.shares import Share, no_gain
 
 _MEANING = "10% of the gain, on either side of none"
 
@@ -138,7 +138,7 @@ def _within_gain(pairs: Mapping[int, Scores], gain: Sequence[float], where: str)
     """The differences have the probes' seeds and the gain those of the finetunes: two samples, by Welch."""
     known = student(gain)
     if not positive(known):
-        return missing(where, f"{NO_GAIN}: {said(known.interval)}")
+        return missing(where, no_gain(known.interval))
     tenth, comparisons = [MARGIN * each for each in gain], []
     for depth, scores in pairs.items():
         values = list(scores.values())

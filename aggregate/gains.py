@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from aggregate.claim import Part, said
+from aggregate.claim import Part
 from aggregate.contrasts import Scores, Student, difference, positive, student, welch
 from aggregate.evidence import is_above, is_within
 from aggregate.grid import Subject
 from aggregate.judging import MARGIN, compared, missing, part, shown
-from aggregate.shares import NO_GAIN, Share, ShareDifference
+from aggregate.shares import Share, ShareDifference, no_gain
+from aggregate.text import counted
 
 _TENTH = "10% of the gain"
 
@@ -45,7 +46,7 @@ def worthless(subject: Subject) -> Part:
         return lacking
     small, *_, large = subject.having(0, k, depth)
     helps, nothing = _share(subject, large, k), _share(subject, small, k)
-    what = f"share of the gain that the first {k} layers bring"
+    what = f"share of the gain that the first {counted(k, 'layer')} bring"
     either = f"{_TENTH}, on either side of none"
     return part(
         subject.title,
@@ -65,7 +66,7 @@ def depth_with_less_data(subject: Subject) -> Part:
     for size in (sizes[0], sizes[-1]):
         gain = student(list(subject.gain(size).values()))
         if not positive(gain):
-            return missing(subject.title, f"{subject.place(size)}: {NO_GAIN}: {said(gain.interval)}")
+            return missing(subject.title, f"{subject.place(size)}: {no_gain(gain.interval)}")
     losses = {size: _loss(subject, size, k) for size in sizes}
     pairs = [(sizes[0], sizes[-1]), *(pairwise(sizes) if len(sizes) > 2 else ())]
     what = f"loss from k = {depth} to k = {k}"
@@ -123,7 +124,7 @@ def _first_layers(subject: Subject) -> Part:
         return lacking
     size = _chosen(subject.having(0, k, depth))
     share = _share(subject, size, k)
-    what, where = f"share of the gain that the first {k} layers bring", subject.place(size)
+    what, where = f"share of the gain that the first {counted(k, 'layer')} bring", subject.place(size)
     meaning = "most of the gain: half"
     return part(where, [compared(what, where, share, is_above(share, 0.5), bound=0.5, meaning=meaning)])
 

@@ -6,12 +6,12 @@ a seed, and the two are compared by Welch's interval (`stats.welch_difference`).
 
 from collections.abc import Callable
 
-from aggregate.claim import Part, said
+from aggregate.claim import Part
 from aggregate.contrasts import Scores, contrast, positive, student, welch
 from aggregate.evidence import is_below
 from aggregate.grid import Subject
 from aggregate.judging import MARGIN, compared, missing, part, shown
-from aggregate.shares import NO_GAIN
+from aggregate.shares import no_gain
 from aggregate.stats import unit_means
 
 Order = tuple[int, ...]
@@ -47,7 +47,7 @@ def short(subject: Subject) -> list[Part]:
             return missing(where, f"needs k = 0 and k = {subject.depth} of the progressive curve")
         gain = student(list(subject.gain(size).values()))
         if not positive(gain):
-            return missing(where, f"{NO_GAIN}: {said(gain.interval)}")
+            return missing(where, no_gain(gain.interval))
         nine_tenths = contrast((1 - MARGIN, curve[subject.depth]), (MARGIN, curve[0]))
         what = "orders minus 90% of plain finetuning and 10% of every layer redrawn"
         return _against(subject, size, orders, nine_tenths, what, "90% of the gain")

@@ -56,7 +56,8 @@ class Share:
         Source: E. C. Fieller, "Some problems in interval estimation", J. R. Statist. Soc. B 16 (1954), 175-185.
         """
         if not positive(self.gain):
-            return _without(self.gain.interval, level)
+            note = no_gain(self.gain.interval)
+            return Interval(None, None, None, len(self.pairs), None, note, level)
         n = len(self.pairs)
         a, b = np.mean(self.pairs, axis=0)
         (s_aa, s_ab), (_, s_bb) = np.cov(np.transpose(self.pairs)) / n / b**2  # in units of the whole
@@ -82,17 +83,15 @@ class Share:
         return student([part - bound * whole for part, whole in self.pairs])
 
 
-def _without(gain: Interval, level: float) -> Interval:
-    """No share: why the gain gives none."""
+def no_gain(gain: Interval) -> str:
+    """Why a gain that is not above zero, as far as is known, cannot be shared."""
     if gain.n == 0:
-        note = "no seed with a score in every cell that is compared"
-    elif gain.sd is None:
-        note = f"n = {gain.n}: no interval"
-    elif gain.low == gain.high:
-        note = f"{NO_GAIN}: it is {gain.mean:.3f} at all {gain.n} seeds, without spread"
-    else:
-        note = f"{NO_GAIN}: its interval is {gain.low:.3f} to {gain.high:.3f}"
-    return Interval(None, None, None, gain.n, None, note, level)
+        return "no seed with a score in every cell that is compared"
+    if gain.sd is None:
+        return f"n = {gain.n}: no interval"
+    if gain.low == gain.high:
+        return f"{NO_GAIN}: it is {gain.mean:.3f} at all {gain.n} seeds, without spread"
+    return f"{NO_GAIN}: its interval is {gain.low:.3f} to {gain.high:.3f}"
 
 
 @dataclass(frozen=True)
