@@ -91,7 +91,7 @@ def frame(
     found: Mapping[str, Found],
     failures: Mapping[str, Failures] = MappingProxyType({}),
     *,
-    study: str,
+    study: str | Mapping[str, str],
 ) -> pd.DataFrame:
     """One row per run, cells in the order of the plan, in each cell planned seeds first.
 
@@ -99,14 +99,15 @@ def frame(
         planned: the study's cells with their seeds.
         found: what the store has of each cell, by digest; other cells are left out.
         failures: records of attempts by digest, of which the latest explains a run without a result.
-        study: the study's name.
+        study: the study's name; of several studies, the names of those that have a cell, by its digest.
     """
     records = []
     for entry in planned:
         digest = entry.cell.digest
         has = found.get(digest, Found(digest))
         attempts = failures.get(digest, Failures()).records
-        of_cell = {"study": study, "families": entry.families} | _cell_columns(entry.cell)
+        named = study if isinstance(study, str) else study[digest]
+        of_cell = {"study": named, "families": entry.families} | _cell_columns(entry.cell)
         for seed in dict.fromkeys([*entry.seeds, *sorted(has.done)]):
             record: dict[str, Any] = {"seed": seed, "planned": seed in entry.seeds, "status": has.state(seed, attempts)}
             if (result := has.results.get(seed)) is not None:

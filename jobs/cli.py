@@ -480,22 +480,21 @@ def inspect(
 
 @app.command()
 def aggregate(
-    study: StudyArgument,
+    study: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Shipped studies' names, or YAML files.")],
     store: StoreOption,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for tables and figures.")],
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Mark missing, failed and diverged runs instead of refusing.")
     ] = False,
 ) -> None:
-    """Make the tables and figures of a study from the results in a store."""
-    from aggregate.aggregate import aggregate_study
+    """Make the tables, figures and claims of a study, or of several together, from the results in a store."""
+    from aggregate.aggregate import aggregate_studies
 
-    loaded = load_study(study)
-    planned = loaded.plan()
+    studies = [(each, each.plan()) for each in map(load_study, study)]
     opened = _open(store)
-    digests = {each.cell.digest for each in planned}
+    digests = {each.cell.digest for _, plan in studies for each in plan}
     found, failures = opened.all_results(digests), opened.all_failures(digests)
-    aggregate_study(loaded, planned, found, failures, _folder(out), allow_partial=allow_partial, console=console)
+    aggregate_studies(studies, found, failures, _folder(out), allow_partial=allow_partial, console=console)
 
 
 @app.command()

@@ -5,7 +5,9 @@ Law: a plan is a value in the study's order. It knows nothing of what is done al
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from jobs.cell import Cell, Probe
@@ -82,6 +84,16 @@ class Plan(tuple[PlannedCell, ...]):
             allowed="\n            ".join(shown),
             remedy=None if found else nearest(prefix, names),
         )
+
+
+def merged(plans: Iterable[Plan]) -> Plan:
+    """Several plans as one: each cell where it first comes, with the seeds and families of all that have it."""
+    found: dict[str, PlannedCell] = {}
+    for each in chain.from_iterable(plans):
+        before = found.get(each.cell.digest, each)
+        seeds = tuple(sorted({*before.seeds, *each.seeds}))
+        found[each.cell.digest] = PlannedCell(each.cell, seeds, tuple(dict.fromkeys(before.families + each.families)))
+    return Plan(found.values())
 
 
 def _begins(cell: Cell, prefix: str) -> bool:
