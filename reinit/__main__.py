@@ -140,7 +140,7 @@ class Session:
             nonlocal last
             if worker.any_rank(self.stop.requested):
                 raise StoppedError
-            if time.monotonic() - last >= PROGRESS_SECONDS or step == cell.steps:
+            if step and (time.monotonic() - last >= PROGRESS_SECONDS or step == cell.steps):
                 last = time.monotonic()
                 text = f"{cell.name} seed {seed}: step {step}/{cell.steps}, loss {loss:.4f}"
                 self.emit("step", text, digest=cell.digest, seed=seed, step=step, loss=loss)
