@@ -80,11 +80,11 @@ def train_classifier(
     for epoch, order in enumerate(training_orders(len(labels), recipe, seed)):
         values_NH = features(epoch)
         for chunk in np.split(order, range(STEPS_PER_CHUNK * batch_size, len(order), STEPS_PER_CHUNK * batch_size)):
-            inputs_NX = _rounded(_inputs(values_NH[chunk], recipe.dropout, dropout), recipe)
             logits_NC, aims_NC = np.empty((len(chunk), outputs), np.float32), targets_NC[chunk]
             firsts = np.arange(0, len(chunk), batch_size)
             # What is not finite is looked for below, before anybody hears of the step.
             with np.errstate(all="ignore"):
+                inputs_NX = _rounded(_inputs(values_NH[chunk], recipe.dropout, dropout), recipe)
                 for first in firsts:
                     batch = slice(first, first + batch_size)
                     logits_NC[batch] = _rounded(inputs_NX[batch] @ _rounded(optimiser.theta_CX, recipe).T, recipe)

@@ -39,11 +39,14 @@ def read_feature(output: Any, attention_mask_BT: Tensor, feature: Feature) -> Te
 
 
 class Depths:
-    """Reads features of `stack`'s network, whose mode (dropout on or off) is the caller's choice."""
+    """Reads features of the frozen network of `stack`."""
 
-    def __init__(self, stack: Stack, wanted: Sequence[Wanted]) -> None:
-        """What is read of every batch; each depth is within the pretrained stack."""
+    def __init__(self, stack: Stack, wanted: Sequence[Wanted], *, dropout: bool) -> None:
+        """What is read of every batch, each depth within the pretrained stack, and whether dropout is on."""
         self._stack = stack
+        # Whole first: a layer that is cut off keeps the mode that it had.
+        restore(stack)
+        stack.network.base_model.train(dropout)
         self._wanted = tuple(wanted)
         self._depths = sorted({depth for depth, _ in wanted})
         device = stack.network.device

@@ -124,7 +124,6 @@ class FeatureCache:
             self._scored_key, self._scored = key, {}
             for split, examples in tokens.scored.items():
                 network.prepare(cell, seed=0)
-                network.module.eval()
                 self._scored[split] = self._pass(cell, network, examples, self._announced[key], tick)
         return {split: features.read(own, slice(None)) for split, features in self._scored.items()}
 
@@ -161,7 +160,7 @@ class FeatureCache:
         wanted = sorted(wanted)
         features = Features(wanted, len(examples), network.stack.network.config.hidden_size)
         with torch.autocast(device.type, torch.bfloat16, enabled=cell.recipe.precision == "bf16"):
-            depths = Depths(network.stack, wanted)
+            depths = Depths(network.stack, wanted, dropout=stream is not None)
             for block, rows in enumerate(evaluation_batches(examples)):
                 batch = collate([examples[row] for row in rows], network.pad_token).to(device)
                 if stream is not None:
