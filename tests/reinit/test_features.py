@@ -100,7 +100,7 @@ def test_a_run_alone_has_the_bits_of_a_run_among_others(
     # A worker that was told of nothing, for its first run.
     alone = Worker(places_of(folder))
     assert predictions(alone, cells[3], 2) == together[cells[3], 2]
-    assert len(set(together.values())) == (6 if options == {"fit": "converged", "size": "full"} else 12)
+    assert len(set(together.values())) == 12
 
 
 def test_a_depth_that_nobody_announced_is_made_when_it_comes(folder: Path, blocks: list[int]) -> None:
