@@ -57,9 +57,9 @@ class Progress:
         return Said(f"{self._name}, {cell.steps:,} steps", {**self._fields, "steps": cell.steps})
 
     def step(self, step: int, loss: float) -> Said | None:
-        """After `step` steps of the run: what to say, None where the last word is too fresh."""
+        """After `step` steps of the run: what to say, None where the last word is too fresh, or before the first."""
         now, (cell, _) = self._clock(), self._run
-        if now - self._said_at < self._every_seconds or self._first is None:
+        if not step or now - self._said_at < self._every_seconds or self._first is None:
             return None
         rate = (step - self._said_step) / (now - self._said_at)
         self._said_at, self._said_step = now, step

@@ -136,6 +136,25 @@ def test_a_fresh_process_per_run_gives_the_bits_of_the_warm_worker(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_a_probe_in_a_process_of_its_own_gives_the_bits_that_it_has_among_others(
+    folder: Path, tmp_path: Path, ranks: str
+) -> None:
+    """Every rank trains the whole classifier, so their number does not show either."""
+    probes = [tiny_cell(folder, treatment=Probe(depth=depth), size="full") for depth in (1, 2, 6)]
+    shared, store = Worker(places_of(folder)), f"file://{tmp_path}/store"
+    shared.check(probes)
+    warm = {seed: [run(shared, cell, seed).result for cell in probes][1] for seed in (1, 2)}
+    done = pod(folder, store, [probes[1]], [1, 2], REINIT_GPUS=ranks, REINIT_DEVICE="cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    fresh = open_store(store).results(probes[1].digest).results
+    assert {seed: result.science12 for seed, result in fresh.items()} == {
+        seed: result.science12 for seed, result in warm.items()
+    }
+    assert "NaN" not in done.stdout
+
+
+@pytest.mark.slow
 def test_two_ranks_give_the_losses_of_one_and_write_one_result(worker: Worker, folder: Path, tmp_path: Path) -> None:
     """Nine examples in batches of four: the last batch has one, which leaves a rank without a share."""
     cell = tiny_cell(folder, 5, size=9, recipe={"dropout": 0.0})
