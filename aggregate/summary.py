@@ -65,7 +65,7 @@ class CellSummary:
 
 @dataclass(frozen=True)
 class Provenances:
-    """How many of a setting's results come from each commit, image, device and numerics version, and from which data."""
+    """How many of a setting's results come from each commit, image, device, numerics version, and from which data."""
 
     git_commits: dict[str, int]
     images: dict[str, int]
