@@ -45,6 +45,8 @@ class Sheet:
     loud: frozenset[int] = frozenset()
     """Rows that must not be overlooked."""
     notes: tuple[str, ...] = ()
+    wide: frozenset[int] = frozenset()
+    """Columns of long text, which may break where a format allows it."""
 
 
 def setting_sheets(frame: pd.DataFrame) -> list[Sheet]:
