@@ -19,6 +19,8 @@ from rich.text import Text
 from aggregate import figures, tables
 from aggregate.coverage import Extras, extras_in, notes, refuse_holes
 from aggregate.frame import frame
+from aggregate.paper import paper_sheets
+from aggregate.reference import Authors, Comparison, compare, reference_records, reference_sheet
 from aggregate.text import prose, visible
 from jobs.found import Found
 from jobs.plan import PlannedCell
@@ -32,10 +34,14 @@ FILES: Final = (
     "runs.parquet",
     "coverage.md",
     "coverage.csv",
-    "progressive.pdf",
-    "progressive.png",
+    "paper.md",
+    "paper.tex",
+    "reference.md",
+    "reference.tex",
+    "reference.csv",
+    *(f"{name}.{kind}" for name in figures.NAMES for kind in figures.KINDS),
 )
-"""What a study's folder may hold; the last two only where the study has progressive cells."""
+"""What a study's folder may hold: `paper` and figures where the study has their cells, `reference` where asked for."""
 
 
 class About(Protocol):
@@ -69,6 +75,7 @@ def aggregate_study(
     out: Path,
     *,
     allow_partial: bool = False,
+    reference: Authors | None = None,
     console: Console | None = None,
 ) -> Written:
     """Write the tables and figures of one study into `out`, which is made if it is not there.
@@ -80,15 +87,16 @@ def aggregate_study(
         failures: `Store.all_failures` of their digests.
         out: folder; files of an earlier aggregation are replaced, others are left alone.
         allow_partial: write although runs are missing, marked wherever they show.
+        reference: values to draw beside the study's and to compare with them.
         console: where the tables are printed; None prints nothing.
 
     Raises:
         DataError: something planned has no score, or the store holds contradictions or damage, and `allow_partial` is
-            false. Nothing is written.
+            false, or nothing in the study can be compared with `reference`. Nothing is written.
     """
     runs = frame(planned, found, failures, study=study.name)
     extras = extras_in(found, failures)
-    return aggregate_runs(study, runs, extras, out, allow_partial=allow_partial, console=console)
+    return aggregate_runs(study, runs, extras, out, allow_partial=allow_partial, reference=reference, console=console)
 
 
 def aggregate_runs(
@@ -98,20 +106,24 @@ def aggregate_runs(
     out: Path,
     *,
     allow_partial: bool = False,
+    reference: Authors | None = None,
     console: Console | None = None,
 ) -> Written:
     """What `aggregate_study` does, from the frame on."""
     if not allow_partial:
         refuse_holes(runs, extras, study=study.name)
     sheets = [*tables.setting_sheets(runs), tables.coverage_sheet(runs, extras)]
-    files = _write(_contents(study, runs, sheets), out)
+    comparisons = compare(runs, reference) if reference else []
+    files = _write(_contents(study, runs, sheets, comparisons) | _figures(study, runs, reference), out)
     written = Written(files, tuple(map(tables.to_rich, sheets)), runs, tuple(notes(runs, extras)))
     if console is not None:
         _print(study, written, console)
     return written
 
 
-def _contents(study: About, runs: pd.DataFrame, sheets: Sequence[tables.Sheet]) -> dict[str, bytes]:
+def _contents(
+    study: About, runs: pd.DataFrame, sheets: Sequence[tables.Sheet], comparisons: Sequence[Comparison]
+) -> dict[str, bytes]:
     *settings, coverage = sheets
     texts = {
         "table.md": tables.to_markdown(settings, title=study.title, note=study.note),
@@ -121,14 +133,28 @@ def _contents(study: About, runs: pd.DataFrame, sheets: Sequence[tables.Sheet]) 
         "coverage.md": tables.to_markdown([coverage], title=study.title, note=study.note),
         "coverage.csv": tables.coverage_csv(runs),
     }
+    if paper := paper_sheets(runs):
+        texts["paper.md"] = tables.to_markdown(paper, title=study.title, note=study.note)
+        texts["paper.tex"] = tables.to_latex(paper, title=study.title, note=study.note, floats=True)
+    if comparisons:
+        sheet = reference_sheet(comparisons)
+        texts["reference.md"] = tables.to_markdown([sheet], title=study.title, note=study.note)
+        texts["reference.tex"] = tables.to_latex([sheet], title=study.title, note=study.note)
+        texts["reference.csv"] = tables.to_csv(reference_records(comparisons))
     contents = {name: text.encode("utf-8") for name, text in texts.items()}
     parquet = io.BytesIO()
     runs.to_parquet(parquet, index=False)
     contents["runs.parquet"] = parquet.getvalue()
-    if (figure := figures.progressive(runs, title=study.title)) is not None:
-        contents["progressive.pdf"] = figures.to_bytes(figure, "pdf")
-        contents["progressive.png"] = figures.to_bytes(figure, "png")
     return contents
+
+
+def _figures(study: About, runs: pd.DataFrame, reference: Authors | None) -> dict[str, bytes]:
+    drawings = figures.draw_all(runs, title=study.title, reference=reference)
+    return {
+        f"{name}.{kind}": figures.to_bytes(drawing, kind)
+        for name, drawing in drawings.items()
+        for kind in figures.KINDS
+    }
 
 
 def _write(contents: Mapping[str, bytes], out: Path) -> tuple[Path, ...]:

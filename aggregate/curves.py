@@ -193,3 +193,19 @@ def size_key(size: str) -> float:
 def size_words(size: str) -> str:
     """`all examples`, `5,000 examples`."""
     return "all examples" if size == "full" else f"{int(size):,} examples"
+
+
+_SPOKEN: Final = {
+    "accuracy": "accuracy",
+    "matthews": "Matthews correlation",
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
+
+
+def metric_name(metric: str) -> str:
+    """`validation/matthews` as a reader says it: `Matthews correlation (validation)`."""
+    split, _, name = metric.partition("/")
+    return f"{_SPOKEN.get(name, name)} ({split.replace('_', ' ')})"

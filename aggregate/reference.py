@@ -259,7 +259,7 @@ def reference_sheet(comparisons: Sequence[Comparison]) -> Sheet:
             "Their mean has an error of its own, so that one outside is no contradiction yet.",
             "Where something differs, the two were not run alike: an orientation, and no verdict.",
         ),
-        wide=frozenset({12}),
+        wide=frozenset({2, 3, 12}),
     )
 
 

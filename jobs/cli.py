@@ -50,6 +50,12 @@ errors = Console(stderr=True, highlight=False)
 _BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
 
 
+class Reference(StrEnum):
+    """Whose values stand beside a study's."""
+
+    AUTHORS = "authors"
+
+
 class DryRun(StrEnum):
     """Who checks what is not sent for good."""
 
@@ -482,16 +488,24 @@ def aggregate(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Mark missing, failed and diverged runs instead of refusing.")
     ] = False,
+    reference: Annotated[
+        Literal[authors] | None,
+        typer.Option(help="Draw the values of the paper's authors beside the study's, and compare them in a table."),
+    ] = None,
 ) -> None:
     """Make the tables and figures of a study from the results in a store."""
     from aggregate.aggregate import aggregate_study
+    from aggregate.reference import load_authors
 
     loaded = load_study(study)
     planned = loaded.plan()
     opened = _open(store)
     digests = {each.cell.digest for each in planned}
     found, failures = opened.all_results(digests), opened.all_failures(digests)
-    aggregate_study(loaded, planned, found, failures, _folder(out), allow_partial=allow_partial, console=console)
+    authors = load_authors() if reference else None
+    aggregate_study(
+        loaded, planned, found, failures, _folder(out), allow_partial=allow_partial, reference=authors, console=console
+    )
 
 
 @app.command()

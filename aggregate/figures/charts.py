@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 
-from aggregate.figures.style import CHANCE_LOOK, LABEL_POINTS, Look, drawable, metric_name, natural_range, wrapped
+from aggregate.curves import metric_name
+from aggregate.figures.style import CHANCE_LOOK, LABEL_POINTS, Look, drawable, natural_range, wrapped
 from aggregate.summary import CellSummary
 
 LINE_WIDTH: Final = 1.1

@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 
-from aggregate.curves import Curve, size_key, size_words
+from aggregate.curves import Curve, metric_name, size_key, size_words
 from aggregate.figures.captions import holes
 from aggregate.figures.charts import spoken
 from aggregate.figures.drawing import Drawing, Material, plain_cell
 from aggregate.figures.page import WIDTHS, Margins
-from aggregate.figures.style import metric_name, text_inches
+from aggregate.figures.style import text_inches
 from aggregate.stats import Interval, paired_difference
 from aggregate.summary import CellSummary, Setting
 from aggregate.text import prose
@@ -194,8 +194,8 @@ def _draw_bar(axes: Axes, norm: Normalize) -> None:
 
 
 _ONE_MORE: Final = (
-    "One more: the score with the layers up to this one preserved, less the score with those below it alone (the others "
-    "redrawn)."
+    "One more: the score with the layers up to this one preserved, less the score with those below it alone (the "
+    "others redrawn)."
 )
 
 

@@ -139,22 +139,6 @@ def lines_inches(text: str, points: float) -> float:
     return (text.count("\n") + 1) * points * LINE / 72 if text else 0.0
 
 
-_SPOKEN: Final = {
-    "accuracy": "accuracy",
-    "matthews": "Matthews correlation",
-    "f1": "F1",
-    "f1_macro": "macro F1",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-}
-
-
-def metric_name(metric: str) -> str:
-    """`validation/matthews` as a reader says it: `Matthews correlation (validation)`."""
-    split, _, name = metric.partition("/")
-    return f"{_SPOKEN.get(name, name)} ({split.replace('_', ' ')})"
-
-
 def natural_range(metric: str) -> tuple[float, float]:
     """Lowest and highest score that the metric can have."""
     return (-1.0 if metric.rpartition("/")[2] in {"matthews", "pearson", "spearman"} else 0.0), 1.0
