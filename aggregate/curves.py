@@ -119,7 +119,7 @@ def _blocks(setting: Setting, facts: Mapping[str, Mapping[str, Any]]) -> list[Cu
             found.setdefault((kind, cell.variant, width), {})[start] = cell
     return [
         _curve(setting, kind, variant, points.items(), facts, width)
-        for (kind, variant, width), points in sorted(found.items(), key=lambda item: item[0][0])
+        for (kind, variant, width), points in sorted(found.items(), key=lambda item: (item[0][0], item[0][2]))
         if len(points) >= FEWEST_STARTS
     ]
 

@@ -103,7 +103,7 @@ class Beside:
 class Authors:
     """All values, by the study's name of the task, size and condition."""
 
-    values: Mapping[tuple[str, str, str], Beside]
+    sets: Mapping[tuple[str, str, str], Beside]
 
     def beside(self, curve: Curve) -> Beside | None:
         """The values of the condition that differs least from the curve; of equals the first in `CONDITIONS`."""
@@ -117,7 +117,7 @@ class Authors:
             (len(condition.differs(curve, cell)), found)
             for name, condition in CONDITIONS.items()
             if condition.treatment.kind == _KIND_OF[curve.kind] and _faster(condition) == _faster(curve)
-            and (found := self.values.get((setting.task, setting.size, name))) is not None
+            and (found := self.sets.get((setting.task, setting.size, name))) is not None
         ]  # fmt: skip
         return min(fitting, key=lambda pair: pair[0], default=(0, None))[1]
 

@@ -489,7 +489,7 @@ def aggregate(
         bool, typer.Option("--allow-partial", help="Mark missing, failed and diverged runs instead of refusing.")
     ] = False,
     reference: Annotated[
-        Literal[authors] | None,
+        Reference | None,
         typer.Option(help="Draw the values of the paper's authors beside the study's, and compare them in a table."),
     ] = None,
 ) -> None:

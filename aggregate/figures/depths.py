@@ -129,7 +129,9 @@ def _draw(material: Material, name: Name, title: str, what: str, groups: Sequenc
 
 
 def _panels(material: Material, name: Name, groups: Sequence[Sequence[Curve]]) -> list[Panel]:
-    drawn = sorted((curve for group in groups for curve in group), key=lambda one: _order(one, material))
+    # By identity: the main curve stands in the panels of other variants, too.
+    unique = {id(curve): curve for group in groups for curve in group}
+    drawn = sorted(unique.values(), key=lambda one: _order(one, material))
     sizes = sorted({curve.setting.size for curve in drawn}, key=size_key)
     forms = list(dict.fromkeys(_form(curve) for curve in drawn))
     heads = [_head(group, name) for group in groups]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import matplotlib as mpl
@@ -145,10 +146,18 @@ def _legend(figure: Figure, handles: Sequence[Artist], width: float) -> Legend |
     if not handles:
         return None
     labels = [wrapped(str(handle.get_label()), width - 2 * _EDGE - _HANDLE_INCHES, SMALL_POINTS) for handle in handles]
-    widest = max(text_inches(line, SMALL_POINTS) for label in labels for line in label.split("\n"))
-    columns = max(1, min(len(handles), int((width - 2 * _EDGE) / (widest + _HANDLE_INCHES))))
+    widths = [max(text_inches(line, SMALL_POINTS) for line in label.split("\n")) + _HANDLE_INCHES for label in labels]
+    columns = next(n for n in range(len(handles), 0, -1) if n == 1 or _spread(widths, n) <= width - 2 * _EDGE)
     columns = math.ceil(len(handles) / math.ceil(len(handles) / columns))  # no column that is nearly empty
     return figure.legend(handles, labels, loc="upper left", ncols=columns, bbox_to_anchor=(0, 0))
+
+
+def _spread(widths: Sequence[float], columns: int) -> float:
+    """Width of a legend whose entries run down one column after the other, the first ones longer."""
+    each, longer = divmod(len(widths), columns)
+    starts = [index * each + min(index, longer) for index in range(columns + 1)]
+    gap = float(STYLE["legend.columnspacing"]) * SMALL_POINTS / 72  # type: ignore[arg-type]
+    return sum(max(widths[a:b]) for a, b in pairwise(starts)) + gap * (columns - 1)
 
 
 def _height(legend: Legend) -> float:

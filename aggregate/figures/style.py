@@ -102,7 +102,7 @@ def text_inches(text: str, points: float, *, bold: bool = False) -> float:
     return _HINTED * sum(_ems(char, bold) for char in text) * points / 72
 
 
-_HINTED = 1.03
+_HINTED = 1.05
 
 
 @functools.cache
@@ -122,7 +122,7 @@ def wrapped(text: str, inches: float, points: float, *, bold: bool = False) -> s
             continue
         *full, last = _cut(word, inches, points, bold=bold)
         lines += [*full, last]
-    return "\n".join(line for line in lines if line)
+    return "\n".join(line.replace("\u00a0", " ") for line in lines if line)
 
 
 def _cut(word: str, inches: float, points: float, *, bold: bool) -> list[str]:
