@@ -145,8 +145,8 @@ class Authors:
         notes = [f"Authors' code: {SOURCE}."]
         for words, fields in differing.items():
             if fields:
-                notes.append(f"Their {words} is no repetition of ours but an orientation; it differs in "
-                             f"{', '.join(fields)}.")  # fmt: skip
+                what = f"Their runs ({words}) are no repetition of ours but an orientation"
+                notes.append(f"{what}: they differ in {', '.join(fields)}.")
         return notes
 
 

@@ -120,9 +120,9 @@ def limits(
 
 
 def whole_ticks(first: int, last: int) -> list[int]:
-    """At most ten whole numbers, evenly spaced, the last among them."""
+    """At most ten whole numbers, evenly spaced, the first among them."""
     step = next(step for step in (1, 2, 3, 4, 6, 12, 24, last - first + 1) if (last - first) // step < 10)
-    return list(range(last, first - 1, -step))[::-1]
+    return list(range(first, last + 1, step))
 
 
 def draw_chance(axes: Axes, chance: float | None) -> None:

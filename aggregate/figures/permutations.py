@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from aggregate.curves import size_words
 from aggregate.figures.captions import GUESSING, holes, number
@@ -18,6 +20,7 @@ from aggregate.figures.charts import (
     draw_crosses,
     draw_level,
     draw_points,
+    handle,
     label_axes,
     legend,
     limits,
@@ -50,7 +53,7 @@ def permutations(material: Material) -> Drawing | None:
     panels = [_panel(material, title, group) for title, group in zip(titles, groups, strict=True)]
     title = "The pretrained layers in another order"
     drawing, axes = material.draw(
-        "permutations", title, titles, [*_handles(panels, settings)], caption=_caption(settings, panels),
+        "permutations", title, titles, _handles(panels, settings), caption=_caption(settings, panels),
         alt=_alt(material, title, settings), margins=Margins(bottom=0.24),
     )  # fmt: skip
     for one, panel, group in zip(axes, panels, groups, strict=True):
@@ -103,15 +106,10 @@ def _draw_orders(axes: Axes, index: int, setting: Setting) -> None:
     draw_points(axes, [(index + _HALF - 0.08, _over_orders(setting))], _MEAN_LOOK, axes.transData)
 
 
-def _handles(panels: Sequence[Panel], settings: Sequence[Setting]) -> list:  # type: ignore[type-arg]
-    from matplotlib.lines import Line2D
-
+def _handles(panels: Sequence[Panel], settings: Sequence[Setting]) -> list[Artist]:
     n = spoken_n(_over_orders(setting) for setting in settings)
-    return [
-        Line2D([], [], color=_LOOK.colour, marker="o", markersize=3.6, linestyle="none", label="one order"),
-        Line2D([], [], color=_MEAN_LOOK.colour, marker="D", markersize=3.6, label=f"mean over orders ({n})"),
-        *legend(panels),
-    ]
+    order = Line2D([], [], color=_LOOK.colour, marker="o", markersize=3.6, linestyle="none", label="one order")
+    return [order, handle(f"mean over orders ({n})", _MEAN_LOOK), *legend(panels)]
 
 
 def _caption(settings: Sequence[Setting], panels: Sequence[Panel]) -> str:

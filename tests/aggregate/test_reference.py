@@ -182,7 +182,7 @@ def test_a_caption_calls_an_orientation_an_orientation() -> None:
     assert "read from plots of their released code (reading error 0.0004)" in same.caption
     assert "orientation" not in same.caption
     other = figures.draw_all(frame(bert(redraws())), reference=AUTHORS)["progressive"]
-    assert "an orientation; it differs in initialisation, LayerNorm." in other.caption
+    assert "an orientation: they differ in initialisation, LayerNorm." in other.caption
     assert "Authors" not in figures.draw_all(frame(bert(redraws())))["progressive"].caption
 
 
