@@ -16,9 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aggregate import claims, effects, figures, tables
+from aggregate import claims, effect_tables, figures, report, tables
 from aggregate.coverage import Extras, extras_in, holes, notes, refuse_holes
+from aggregate.effects import Effects, measure
 from aggregate.frame import frame
+from aggregate.paper import paper_sheets
+from aggregate.reference import Authors, Comparison, compare, reference_records, reference_sheet
 from aggregate.text import prose, visible
 from jobs.found import Found
 from jobs.plan import Plan, PlannedCell, merged
@@ -35,10 +38,15 @@ FILES: Final = (
     "claims.json",
     "claims.md",
     "effects.csv",
-    "progressive.pdf",
-    "progressive.png",
+    "paper.md",
+    "paper.tex",
+    "reference.md",
+    "reference.tex",
+    "reference.csv",
+    *(f"{name}.{kind}" for name in figures.NAMES for kind in figures.KINDS),
+    "report.html",
 )
-"""What a study's folder may hold; the last two only where the study has progressive cells."""
+"""What a study's folder may hold: `paper` and figures where the study has their cells, `reference` where asked for."""
 
 
 class About(Protocol):
@@ -73,6 +81,7 @@ def aggregate_study(
     out: Path,
     *,
     allow_partial: bool = False,
+    reference: Authors | None = None,
     console: Console | None = None,
 ) -> Written:
     """Write the tables and figures of one study into `out`, which is made if it is not there.
@@ -84,14 +93,17 @@ def aggregate_study(
         failures: `Store.all_failures` of their digests.
         out: folder; files of an earlier aggregation are replaced, others are left alone.
         allow_partial: write although runs are missing, marked wherever they show.
+        reference: values to draw beside the study's and to compare with them.
         console: where the tables are printed; None prints nothing.
 
     Raises:
         DataError: something planned has no score, or the store holds contradictions or damage, and `allow_partial` is
-            false. Nothing is written.
+            false, or nothing in the study can be compared with `reference`. Nothing is written.
     """
     studies = [(study, Plan(planned))]
-    return aggregate_studies(studies, found, failures, out, allow_partial=allow_partial, console=console)
+    return aggregate_studies(
+        studies, found, failures, out, allow_partial=allow_partial, reference=reference, console=console
+    )
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,7 @@ def aggregate_studies(
     out: Path,
     *,
     allow_partial: bool = False,
+    reference: Authors | None = None,
     console: Console | None = None,
 ) -> Written:
     """What `aggregate_study` does, for the union of several studies: claims that compare them need all their cells.
@@ -137,7 +150,8 @@ def aggregate_studies(
     by_digest = {digest: ", ".join(of_cell) for digest, of_cell in names.items()}
     runs = frame(merged(plan for _, plan in studies), found, failures, study=by_digest)
     about = next(iter(abouts.values())) if len(abouts) == 1 else Together(tuple(abouts.values()))
-    return aggregate_runs(about, runs, extras_in(found, failures), out, allow_partial=allow_partial, console=console)
+    extras = extras_in(found, failures)
+    return aggregate_runs(about, runs, extras, out, allow_partial=allow_partial, reference=reference, console=console)
 
 
 def aggregate_runs(
@@ -147,6 +161,7 @@ def aggregate_runs(
     out: Path,
     *,
     allow_partial: bool = False,
+    reference: Authors | None = None,
     console: Console | None = None,
 ) -> Written:
     """What `aggregate_study` does, from the frame on."""
@@ -154,8 +169,12 @@ def aggregate_runs(
         names = [each.name for each in study.studies] if isinstance(study, Together) else [study.name]
         refuse_holes(runs, extras, studies=names)
     sheets = [*tables.setting_sheets(runs), tables.coverage_sheet(runs, extras)]
-    judged, said = claims.evaluate(runs), tuple(notes(runs, extras))
-    files = _write(_contents(study, runs, sheets) | _meaning(study, runs, judged), out)
+    comparisons = compare(runs, reference) if reference else []
+    judged, measured, said = claims.evaluate(runs), measure(runs), tuple(notes(runs, extras))
+    contents = _contents(study, runs, sheets, comparisons) | _meaning(study, runs, judged, measured)
+    contents |= _figures(study, runs, reference)
+    contents["report.html"] = _report(study, runs, extras, sheets, comparisons, judged, measured, reference)
+    files = _write(contents, out)
     shown = tuple(map(tables.to_rich, [*sheets, *claims.short_sheets(judged, holes(runs))]))
     written = Written(files, shown, runs, judged, said)
     if console is not None:
@@ -163,7 +182,9 @@ def aggregate_runs(
     return written
 
 
-def _contents(study: About, runs: pd.DataFrame, sheets: Sequence[tables.Sheet]) -> dict[str, bytes]:
+def _contents(
+    study: About, runs: pd.DataFrame, sheets: Sequence[tables.Sheet], comparisons: Sequence[Comparison]
+) -> dict[str, bytes]:
     *settings, coverage = sheets
     texts = {
         "table.md": tables.to_markdown(settings, title=study.title, note=study.note),
@@ -173,25 +194,70 @@ def _contents(study: About, runs: pd.DataFrame, sheets: Sequence[tables.Sheet]) 
         "coverage.md": tables.to_markdown([coverage], title=study.title, note=study.note),
         "coverage.csv": tables.coverage_csv(runs),
     }
+    if paper := paper_sheets(runs):
+        texts["paper.md"] = tables.to_markdown(paper, title=study.title, note=study.note)
+        texts["paper.tex"] = tables.to_latex(paper, title=study.title, note=study.note, floats=True)
+    if comparisons:
+        sheet = reference_sheet(comparisons)
+        texts["reference.md"] = tables.to_markdown([sheet], title=study.title, note=study.note)
+        texts["reference.tex"] = tables.to_latex([sheet], title=study.title, note=study.note)
+        texts["reference.csv"] = tables.to_csv(reference_records(comparisons))
     contents = {name: text.encode("utf-8") for name, text in texts.items()}
     parquet = io.BytesIO()
     runs.to_parquet(parquet, index=False)
     contents["runs.parquet"] = parquet.getvalue()
-    if (figure := figures.progressive(runs, title=study.title)) is not None:
-        contents["progressive.pdf"] = figures.to_bytes(figure, "pdf")
-        contents["progressive.png"] = figures.to_bytes(figure, "png")
     return contents
 
 
-def _meaning(study: About, runs: pd.DataFrame, judged: Sequence[claims.Claim]) -> dict[str, bytes]:
+def _meaning(study: About, runs: pd.DataFrame, judged: Sequence[claims.Claim], measured: Effects) -> dict[str, bytes]:
     """Claims and effects, marked where runs are missing."""
     sheets = claims.sheets(judged, holes(runs))
     texts = {
         "claims.json": claims.to_json(judged, holes(runs)),
         "claims.md": tables.to_markdown(sheets, title=study.title, note=study.note),
-        "effects.csv": tables.to_csv(effects.records(runs), header=effects.HEADER),
+        "effects.csv": tables.to_csv(effect_tables.records(measured), header=effect_tables.HEADER),
     }
     return {name: text.encode("utf-8") for name, text in texts.items()}
+
+
+def _figures(study: About, runs: pd.DataFrame, reference: Authors | None) -> dict[str, bytes]:
+    drawings = figures.draw_all(runs, title=study.title, reference=reference)
+    return {
+        f"{name}.{kind}": figures.to_bytes(drawing, kind)
+        for name, drawing in drawings.items()
+        for kind in figures.KINDS
+    }
+
+
+def _report(
+    study: About,
+    runs: pd.DataFrame,
+    extras: Extras,
+    sheets: Sequence[tables.Sheet],
+    comparisons: Sequence[Comparison],
+    judged: Sequence[claims.Claim],
+    measured: Effects,
+    reference: Authors | None,
+) -> bytes:
+    *settings, coverage = sheets
+    # Without the study's title and the captions, which the page sets as text.
+    drawings = figures.draw_all(runs, captions=False, reference=reference)
+    pictures = [
+        report.Picture(name, figures.to_svg(drawing), drawing.title, drawing.caption)
+        for name, drawing in drawings.items()
+    ]
+    compared = [reference_sheet(comparisons)] if comparisons else []
+    page = report.to_html(
+        study,
+        runs,
+        extras,
+        sheets=[*paper_sheets(runs), *settings, *compared],
+        coverage=coverage,
+        claims=judged,
+        effects=effect_tables.sheets(measured),
+        pictures=pictures,
+    )
+    return page.encode("utf-8")
 
 
 def _write(contents: Mapping[str, bytes], out: Path) -> tuple[Path, ...]:

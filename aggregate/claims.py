@@ -22,6 +22,7 @@ __all__ = [
     "Part",
     "Unit",
     "Verdict",
+    "estimates_sheet",
     "evaluate",
     "sheets",
     "short_sheets",
@@ -96,10 +97,11 @@ def short_sheets(claims: Sequence[Claim], holes: str = "") -> list[Sheet]:
 
 def sheets(claims: Sequence[Claim], holes: str = "") -> list[Sheet]:
     """The summary, then a table for each claim with every number that it rests on."""
-    return [*summary_sheets(claims, holes), *(_sheet(claim) for claim in claims if claim.estimates)]
+    return [*summary_sheets(claims, holes), *(estimates_sheet(claim) for claim in claims if claim.estimates)]
 
 
-def _sheet(claim: Claim) -> Sheet:
+def estimates_sheet(claim: Claim) -> Sheet:
+    """Every number that a claim's verdict rests on."""
     return Sheet(
         title=_titled(f"{claim.id}: {claim.verdict}", claim.model, claim.recipe),
         header=("estimate", "mean", "95% interval", "n", "unit", "bound", "note"),

@@ -5,15 +5,14 @@ p-values are Holm's over the layers of one width at one task and size; the 95% i
 simultaneous ones (Bonferroni's, over the same layers) stand beside those.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Final, Literal
+from typing import Final
 
 import pandas as pd
 
 from aggregate.alignment import FITS, Aligned, align, probe_curve
-from aggregate.claim import Unit
 from aggregate.contrasts import Scores, difference, student
 from aggregate.correlation import pearson, spearman
 from aggregate.evidence import holm
@@ -179,69 +178,16 @@ def _where(model: str, recipe: str, subject: Subject, size: str) -> Where:
     return Where(model, recipe, subject.title, size, next(cell.rows for cell in subject.at(size)))
 
 
-# --------------------------------------------------------------------------------------------------------------- CSV
+@dataclass(frozen=True)
+class Effects:
+    """All of a frame."""
+
+    necessity: tuple[LayerEffect, ...]
+    sufficiency: tuple[LayerEffect, ...]
+    alignment: tuple[Alignment, ...]
+    orders: tuple[OrderCorrelation, ...]
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """Every effect as one row of `effects.csv`, all with the same columns."""
-    rows = [_layer_record("necessity", "loss", each) for each in necessity(frame)]
-    rows += [_layer_record("sufficiency", "gain", each) for each in sufficiency(frame)]
-    for aligned in alignment(frame):
-        measures = {"largest gap": aligned.gap, "pearson": aligned.pearson, "spearman": aligned.spearman}
-        for measure, interval in measures.items():
-            rows.append(_record("alignment", aligned.where, measure, interval, other=aligned.probe))
-    for pair in order_correlations(frame):
-        for measure, interval in {"pearson": pair.pearson, "spearman": pair.spearman}.items():
-            rows.append(_record("orders", pair.where, measure, interval, other=pair.other_task, unit="order"))
-    return rows
-
-
-def _layer_record(kind: Literal["necessity", "sufficiency"], measure: str, effect: LayerEffect) -> dict[str, object]:
-    return _record(kind, effect.where, measure, effect.effect, layers=effect.layers) | {
-        "share": effect.share.mean,
-        "share_low": effect.share.low,
-        "share_high": effect.share.high,
-        "share_note": effect.share.note,
-        "simultaneous_low": effect.simultaneous.low,
-        "simultaneous_high": effect.simultaneous.high,
-        "p": effect.p,
-        "p_holm": effect.p_holm,
-        "tested_together": effect.family,
-    }
-
-
-HEADER: Final = (
-    "effect", "model", "recipe", "task", "size", "rows", "layers", "compared_with", "measure", "mean", "low", "high",
-    "level", "n", "unit", "note", "share", "share_low", "share_high", "share_note", "simultaneous_low",
-    "simultaneous_high", "p", "p_holm", "tested_together",
-)  # fmt: skip
-"""Columns of `effects.csv`; what does not apply is empty."""
-
-
-def _record(
-    kind: str, where: Where, measure: str, interval: Interval, *,
-    layers: Sequence[int] = (), other: str = "", unit: Unit = "seed",
-) -> dict[str, object]:  # fmt: skip
-    known = {
-        "effect": kind,
-        "model": where.model,
-        "recipe": where.recipe,
-        "task": where.task,
-        "size": where.size,
-        "rows": where.rows,
-        "layers": _joined(layers),
-        "compared_with": other,
-        "measure": measure,
-        "mean": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
-        "level": interval.level,
-        "n": interval.n,
-        "unit": unit,
-        "note": interval.note,
-    }
-    return dict.fromkeys(HEADER) | known
-
-
-def _joined(layers: Iterable[int]) -> str:
-    return " ".join(map(str, layers))
+def measure(frame: pd.DataFrame) -> Effects:
+    """Every effect that the frame has the cells of."""
+    return Effects(necessity(frame), sufficiency(frame), alignment(frame), order_correlations(frame))

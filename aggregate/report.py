@@ -16,11 +16,12 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from aggregate.claim import Claim, Verdict
+from aggregate.claims import estimates_sheet
 from aggregate.cost import cost_sheet, total
 from aggregate.coverage import Extras, notes
 from aggregate.frame import rows
 from aggregate.summary import count_statuses, summarise
-from aggregate.tables import NONE, Sheet, bounds, number
+from aggregate.tables import NONE, Sheet
 from aggregate.text import counted, prose, visible
 
 MARKS: Final[Mapping[Verdict, str]] = {"holds": "✓", "fails": "✗", "not enough data": "?"}
@@ -45,9 +46,9 @@ class Picture:
 
     name: str
     svg: str
-    """A whole SVG document whose ids no other picture of the page has."""
-    alt: str
-    """What it shows, for whoever does not see it."""
+    """An `<svg>` element that describes itself and whose ids no other picture of the page has."""
+    title: str
+    caption: str
 
 
 def to_html(
@@ -87,7 +88,7 @@ def to_html(
         claims=[_Shown(claim, f"claim-{index}", several_models) for index, claim in enumerate(claims)],
         verdicts=_verdicts(claims, several_models=several_models),
         marks=MARKS,
-        pictures=[(picture.name, _inline(picture), picture.alt) for picture in pictures],
+        pictures=[(each, Markup(each.svg)) for each in pictures],  # noqa: S704  our own, its texts escaped by its writer
         sheets=sheets,
         effects=effects,
         cost=cost_sheet(runs),
@@ -103,7 +104,7 @@ class _Shown:
     def __init__(self, claim: Claim, anchor: str, named: bool) -> None:  # noqa: FBT001
         self.claim, self.anchor = claim, anchor
         self.of = ", ".join(part for part in (claim.model, claim.recipe) if part) if named else ""
-        self.sheet = _estimates(claim)
+        self.sheet = estimates_sheet(claim)
 
 
 def _template() -> Template:
@@ -174,17 +175,6 @@ def _verdicts(claims: Sequence[Claim], *, several_models: bool) -> Sheet:
     return Sheet("Verdicts", header, tuple(lines), frozenset())
 
 
-def _estimates(claim: Claim) -> Sheet:
-    lines = []
-    for estimate in claim.estimates:
-        interval = estimate.interval
-        bound = NONE if estimate.bound is None else f"{number(estimate.bound)} {estimate.meaning}".strip()
-        counted_units = f"{interval.n} {estimate.unit}{'' if interval.n == 1 else 's'}"
-        lines.append((estimate.what, number(interval.mean), bounds(interval), bound, counted_units, interval.note))
-    header = ("statistic", "value", "95% interval", "against", "n", "note")
-    return Sheet(f"Statistics of {claim.id}", header, tuple(lines), frozenset({1, 2}))
-
-
 def provenance_sheet(frame: pd.DataFrame) -> Sheet:
     """A row for each combination of code, image, device, numerics version and data, with the runs that have it."""
     columns = ("git_commit", "image", "device", "numerics", "weights_sha256", "rows_sha256")
@@ -202,11 +192,3 @@ def provenance_sheet(frame: pd.DataFrame) -> Sheet:
     header = ("tasks", "runs", "git commit", "image", "device", "numerics version", "weights", "rows")
     note = f"{counted(len(lines), 'combination')}; weights and rows by the start of the sha256 of what was read."
     return Sheet("Code, image, device and data", header, tuple(lines), frozenset({1}), notes=(note,))
-
-
-def _inline(picture: Picture) -> Markup:
-    """The `<svg>` element of the document, named for a screen reader."""
-    start = picture.svg.index("<svg")
-    element = picture.svg[start:].strip()
-    label = Markup('<svg role="img" aria-label="{}"').format(visible(prose(picture.alt)))
-    return label + Markup(element.removeprefix("<svg"))  # noqa: S704  our own figure, whose texts its writer escaped

@@ -6,7 +6,7 @@ every one of them, whether it came from a user or not.
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,8 @@ class Sheet:
     loud: frozenset[int] = frozenset()
     """Rows that must not be overlooked."""
     notes: tuple[str, ...] = ()
+    wide: frozenset[int] = frozenset()
+    """Columns of long text, which may break where a format allows it."""
 
 
 def setting_sheets(frame: pd.DataFrame) -> list[Sheet]:
@@ -60,6 +62,7 @@ def _setting_sheet(setting: Setting) -> Sheet:
         numeric=frozenset(range(2, 10)),
         loud=frozenset(index for index, cell in enumerate(setting.cells) if cell.holes),
         notes=_setting_notes(setting),
+        wide=frozenset({0, 10}),
     )
 
 
@@ -166,32 +169,90 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def to_latex(sheets: Iterable[Sheet], *, title: str, note: str = "") -> str:
-    """`table` environments for a document that loads booktabs; loud rows are bold."""
-    blocks = [f"% {visible(prose(title))}", "% Needs \\usepackage{booktabs}."]
+MOST_FLOATS = 40
+"""LaTeX holds about fifty floats before it gives up; more tables than this break over pages in place instead."""
+
+
+def to_latex(sheets: Iterable[Sheet], *, title: str, note: str = "", floats: bool = False) -> str:
+    """Tables for a document that loads the packages named at the top; loud rows are bold.
+
+    Args:
+        sheets: the tables.
+        title: of the study, in a comment.
+        note: likewise.
+        floats: `table` environments, for short tables in a paper, also in a column; otherwise `longtable`, which breaks
+            over pages and stands where it is put.
+    """
+    tables = list(sheets)
+    floats = floats and len(tables) <= MOST_FLOATS
+    packages = "booktabs,array" if floats else "booktabs,array,longtable"
+    blocks = [f"% {visible(prose(title))}", f"% Needs \\usepackage{{{packages}}}."]
     if note:
         blocks.insert(1, f"% {visible(prose(note))}")
-    blocks += [_latex_table(sheet) for sheet in sheets]
+    blocks += [_float(sheet) if floats else _longtable(sheet) for sheet in tables]
     return "\n".join(blocks) + "\n"
 
 
-def _latex_table(sheet: Sheet) -> str:
-    columns = "".join("r" if column in sheet.numeric else "l" for column in range(len(sheet.header)))
-    caption = " ".join([latex(prose(sheet.title)) + ".", *(latex(prose(text)) for text in sheet.notes)])
+def _float(sheet: Sheet) -> str:
     lines = [
         r"\begin{table}",
         r"\centering\small",
-        rf"\caption{{{caption}}}",
-        rf"\begin{{tabular}}{{{columns}}}",
+        rf"\caption{{{_caption(sheet)}}}",
+        rf"\begin{{tabular}}{{{_columns(sheet)}}}",
         r"\toprule",
-        " & ".join(map(latex, sheet.header)) + r" \\",
+        _latex_line(sheet.header),
         r"\midrule",
+        *_latex_rows(sheet),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
     ]
-    for index, row in enumerate(sheet.rows):
-        cells = [latex(value) for value in row]
-        bold = [rf"\textbf{{{cell}}}" if cell and index in sheet.loud else cell for cell in cells]
-        lines.append(" & ".join(bold) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+    return "\n".join(lines)
+
+
+def _longtable(sheet: Sheet) -> str:
+    """Small letters and narrow gaps: eleven columns are wider than a page of text set as usual."""
+    width = len(sheet.header)
+    header = [r"\toprule", _latex_line(sheet.header), r"\midrule"]
+    lines = [
+        r"\begingroup\scriptsize\setlength{\tabcolsep}{2pt}\setlength{\LTcapwidth}{\linewidth}",
+        rf"\begin{{longtable}}{{{_columns(sheet)}}}",
+        rf"\caption{{{_caption(sheet)}}}\\",
+        *header,
+        r"\endfirsthead",
+        *header,
+        r"\endhead",
+        rf"\midrule\multicolumn{{{width}}}{{r}}{{continued}}\\",
+        r"\endfoot",
+        r"\bottomrule",
+        r"\endlastfoot",
+        *_latex_rows(sheet),
+        r"\end{longtable}\endgroup",
+    ]
+    return "\n".join(lines)
+
+
+def _caption(sheet: Sheet) -> str:
+    return " ".join([latex(prose(sheet.title)) + ".", *(latex(prose(text)) for text in sheet.notes)])
+
+
+def _columns(sheet: Sheet) -> str:
+    """Column types; long text breaks into lines, and all of it together has a quarter of the page."""
+    share = 0.26 / max(1, len(sheet.wide))
+    wide = rf">{{\raggedright\arraybackslash}}p{{{share:.2f}\linewidth}}"
+    kinds = ["r" if column in sheet.numeric else "l" for column in range(len(sheet.header))]
+    return "".join(wide if column in sheet.wide else kind for column, kind in enumerate(kinds))
+
+
+def _latex_rows(sheet: Sheet) -> list[str]:
+    return [_latex_line(row, sheet.wide, bold=index in sheet.loud) for index, row in enumerate(sheet.rows)]
+
+
+def _latex_line(row: Iterable[str], wide: Collection[int] = (), *, bold: bool = False) -> str:
+    cells = [latex(value) for value in row]
+    # A name has no blank to break at.
+    cells = [cell.replace(r"\_", r"\_\allowbreak{}") if index in wide else cell for index, cell in enumerate(cells)]
+    return " & ".join(rf"\textbf{{{cell}}}" if cell and bold else cell for cell in cells) + r" \\"
 
 
 def to_rich(sheet: Sheet) -> Table:

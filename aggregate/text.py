@@ -50,6 +50,9 @@ def markdown(text: str) -> str:
     return re.sub(r"^\s*(\d+)([.)])(?=\s|$)", r"\1\\\2", escaped)
 
 
+_EVERYWHERE = frozenset("ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿ")
+"""Letters beyond ASCII that every LaTeX sets in its usual fonts."""
+
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -66,13 +69,24 @@ _LATEX = {
     "–": "--",
     "…": r"\dots{}",
     "×": r"$\times$",
+    "±": r"$\pm$",
 } | {char: "\\" + char for char in "{}$&#_%"}
 
 
 def latex(text: str) -> str:
-    """Text inside a LaTeX cell or caption; a minus before a digit is set as one."""
-    escaped = "".join(_LATEX.get(char, char) for char in visible(text))
+    r"""Text inside a LaTeX cell or caption; a minus before a digit is set as one.
+
+    pdfLaTeX stops at a letter that its fonts lack: there such a letter is printed as its code point, while XeLaTeX and
+    LuaLaTeX, which know `\Umathchar`, print it as it is.
+    """
+    escaped = "".join(_LATEX.get(char) or _letter(char) for char in visible(text))
     return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
+
+
+def _letter(char: str) -> str:
+    if char.isascii() or char in _EVERYWHERE:
+        return char
+    return rf"\ifdefined\Umathchar {char}\else {{[}}U+{ord(char):04X}{{]}}\fi{{}}"
 
 
 def spreadsheet(text: str) -> str:

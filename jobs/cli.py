@@ -52,6 +52,12 @@ errors = Console(stderr=True, highlight=False)
 _BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
 
 
+class Reference(StrEnum):
+    """Whose values stand beside a study's."""
+
+    AUTHORS = "authors"
+
+
 class DryRun(StrEnum):
     """Who checks what is not sent for good."""
 
@@ -486,15 +492,23 @@ def aggregate(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Mark missing, failed and diverged runs instead of refusing.")
     ] = False,
+    reference: Annotated[
+        Reference | None,
+        typer.Option(help="Draw the values of the paper's authors beside the study's, and compare them in a table."),
+    ] = None,
 ) -> None:
     """Make the tables, figures and claims of a study, or of several together, from the results in a store."""
     from aggregate.aggregate import aggregate_studies
+    from aggregate.reference import load_authors
 
     studies = [(each, each.plan()) for each in map(load_study, study)]
     opened = _open(store)
     digests = {each.cell.digest for _, plan in studies for each in plan}
     found, failures = opened.all_results(digests), opened.all_failures(digests)
-    aggregate_studies(studies, found, failures, _folder(out), allow_partial=allow_partial, console=console)
+    authors = load_authors() if reference else None
+    aggregate_studies(
+        studies, found, failures, _folder(out), allow_partial=allow_partial, reference=authors, console=console
+    )
 
 
 @app.command()

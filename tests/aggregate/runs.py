@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from aggregate.frame import frame
-from jobs.cell import Cell, Model, Permute, Recipe, Reinit, Treatment
+from jobs.cell import Cell, Model, Permute, Probe, Recipe, Reinit, Treatment
 from jobs.found import Contradiction, Found
 from jobs.plan import PlannedCell
 from jobs.result import DivergedRun, Failure, RunResult
@@ -100,3 +100,41 @@ def rising(cell: Cell, seed: int) -> float:
     share = k / cell.model.layers
     gain = np.log10(cell.rows) / 5 * share ** (20 / np.log2(cell.rows) - 0.6)
     return float(0.52 + 0.38 * gain + noise * 0.06 / np.log10(cell.rows))
+
+
+def merged(*groups: Sequence[PlannedCell]) -> list[PlannedCell]:
+    """Plans of several families: a cell that two of them list is one, with the seeds and families of both."""
+    plans: dict[str, PlannedCell] = {}
+    for plan in (plan for group in groups for plan in group):
+        before = plans.get(plan.cell.digest, planned(plan.cell, (), ()))
+        seeds = tuple(sorted({*before.seeds, *plan.seeds}))
+        plans[plan.cell.digest] = planned(plan.cell, seeds, tuple(dict.fromkeys([*before.families, *plan.families])))
+    return list(plans.values())
+
+
+def family(
+    name: str, treatments: Iterable[Treatment], seeds: tuple[int, ...] = (1, 2, 3), **fields: Any
+) -> list[PlannedCell]:
+    """One family of cells."""
+    return [planned(cell(treatment, **fields), seeds, (name,)) for treatment in treatments]
+
+
+MANY_SEEDS = tuple(range(1, 11))
+ORDERS = ((1, 0, 2, 3), (3, 2, 1, 0), (0, 2, 1, 3), (2, 0, 3, 1), (1, 3, 0, 2))
+
+
+def every_family(**fields: Any) -> list[PlannedCell]:
+    """A study of four layers that has the cells of every figure."""
+    redraw = [preserving(k) for k in range(4, -1, -1)]
+    return merged(
+        family("progressive", redraw, **fields),
+        family("progressive", redraw, MANY_SEEDS, **fields | {"size": 100}),
+        family("block", [Reinit(layers=(k, k + 1)) for k in range(3)], **fields),
+        family("inverse-block", [Reinit(layers=layers) for layers in ((2, 3), (0, 3), (0, 1))], **fields),
+        family("single", [Reinit(layers=(k,)) for k in range(4)], **fields),
+        family("permutation", [permuted(*order) for order in ORDERS], **fields),
+        family("probe", [Probe(depth=k) for k in range(1, 5)], **fields),
+        family("converged", [Probe(depth=k, fit="converged") for k in range(1, 5)], **fields),
+        family("keep-layernorm", [preserving(k, keep_layernorm=True) for k in range(5)], **fields),
+        family("lr-times-5", [preserving(k, lr_scale=5) for k in range(5)], **fields),
+    )

@@ -10,18 +10,31 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from aggregate import figures
 from aggregate.aggregate import FILES, Written, aggregate_runs, aggregate_studies, aggregate_study
 from aggregate.coverage import Extras
 from aggregate.frame import read_frame
+from aggregate.reference import load_authors
+from jobs.cell import Reinit
 from jobs.errors import DataError
 from jobs.found import Damaged
 from jobs.plan import Plan, PlannedCell
 from jobs.result import DivergedRun, RunResult
 from jobs.store import open_store
 from tests.aggregate.evil import EVIL
-from tests.aggregate.runs import SMALL, a_frame, cell, permuted, planned, progressive_plans, rising, scored
+from tests.aggregate.runs import (
+    SMALL,
+    a_frame,
+    cell,
+    every_family,
+    permuted,
+    planned,
+    progressive_plans,
+    rising,
+    scored,
+)
 from tests.aggregate.runs import found as found_of
-from tests.make import a_failure, a_provenance, a_result, some_predictions
+from tests.make import MODEL, a_failure, a_provenance, a_result, some_predictions
 
 PLANS = progressive_plans()
 RESULTS = scored(PLANS, rising)
@@ -58,13 +71,23 @@ def earlier(aggregated: Written, tmp_path: Path) -> Path:
     return out
 
 
+REFERENCE = {f"reference.{kind}" for kind in ("md", "tex", "csv")}
+TABLES = [name for name in FILES if not name.startswith("reference.") and name.split(".")[0] not in figures.NAMES]
+FIGURES = [f"{name}.{kind}" for name in ("progressive", "heatmap") for kind in figures.KINDS]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_complete_study_writes_every_file_and_nothing_else(aggregated: Written) -> None:
-    assert [file.name for file in aggregated.files] == list(FILES)
-    assert set(contents(aggregated.files[0].parent)) == set(FILES)
+    assert [file.name for file in aggregated.files] == [*TABLES, *FIGURES, "report.html"]
+    assert set(contents(aggregated.files[0].parent)) == {*TABLES, *FIGURES}
+
+
+def test_a_study_with_every_cell_may_write_every_file_but_the_reference() -> None:
+    drawn = figures.draw_all(a_frame(every_family(), []))
+    assert {f"{name}.{kind}" for name in drawn for kind in figures.KINDS} == set(FILES) - set(TABLES) - REFERENCE
 
 
 def test_the_same_results_give_the_same_bytes(aggregated: Written, tmp_path: Path) -> None:
@@ -108,7 +131,7 @@ def test_a_study_without_progressive_cells_removes_the_figure_of_an_earlier_one(
     (earlier / "mine.txt").write_text("kept")
     plans = [planned(cell(permuted(1, 0, 2, 3)), families=("permutation",))]
     written(earlier, plans=plans, results=scored(plans, rising))
-    assert set(contents(earlier)) == {*FILES, "mine.txt"} - {"progressive.pdf", "progressive.png"}
+    assert set(contents(earlier)) == {*TABLES, "mine.txt"} - {"paper.md", "paper.tex"}
 
 
 def test_a_failure_while_writing_leaves_the_files_of_before(earlier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,17 +151,22 @@ def test_the_parquet_file_holds_the_frame(aggregated: Written) -> None:
 
 
 def test_evil_names_titles_and_notes_reach_no_file_unescaped(tmp_path: Path) -> None:
-    plans = [planned(cell(model=SMALL.model_copy(update={"name": text}))) for text in EVIL.values()]
+    models = [SMALL.model_copy(update={"name": text, "layers": 2}) for text in EVIL.values()]
+    plans = [plan for model in models for plan in progressive_plans(model=model)]
     text, out = "".join(EVIL.values()), io.StringIO()
     runs = a_frame(plans, scored(plans, rising))
     aggregate_runs(About("a-study", text, text), runs, Extras(), tmp_path, console=Console(file=out))
-    for name in ("table.md", "table.csv", "runs.csv", "coverage.md", "coverage.csv", "table.tex", "claims.md"):
+    text_files = [name for name in contents(tmp_path) if not name.endswith((".parquet", ".pdf", ".png"))]
+    assert {"claims.md", "claims.json", "effects.csv", "report.html"} <= set(text_files)
+    assert {"paper.md", "paper.tex", "progressive.svg", "heatmap.svg", "table.csv"} <= set(text_files)
+    for name in text_files:
         assert all(line.isprintable() for line in (tmp_path / name).read_text().split("\n"))
     assert all(line.isprintable() for line in out.getvalue().split("\n"))
-    assert (tmp_path / "claims.json").read_text().isascii()
-    assert not [line for line in (tmp_path / "effects.csv").read_text().split("\n") if not line.isprintable()]
-    for name in ("table.md", "claims.md"):
+    for name in ("table.md", "claims.md", "paper.md", "progressive.svg", "heatmap.svg"):
         assert "<script>" not in (tmp_path / name).read_text()
+    for name in ("table.tex", "paper.tex"):
+        lines = (tmp_path / name).read_text().splitlines()
+        assert not [line for line in lines if r"\input{" in line and not line.startswith("%")]
 
 
 def test_what_a_store_holds_becomes_tables_with_its_failures_damage_and_duplicates_said(tmp_path: Path) -> None:
@@ -206,3 +234,20 @@ def test_a_study_named_twice_is_one(tmp_path: Path) -> None:
     once = aggregate_study(About(), TWO_PLANS, found, {}, tmp_path / "once")
     pd.testing.assert_frame_equal(twice.frame, once.frame)
     assert contents(tmp_path / "twice") == contents(tmp_path / "once")
+
+
+def test_the_authors_values_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
+    redrawn = [Reinit(layers=tuple(range(k, 12))) for k in (12, 6, 0)]
+    plans = [planned(cell(treatment, model=MODEL, size=5000)) for treatment in redrawn]
+    written(tmp_path, plans=plans, results=scored(plans, rising), reference=load_authors())
+    assert set(contents(tmp_path)) >= REFERENCE
+    assert "| sst2 | 5000 | progressive | LayerNorm kept |" in (tmp_path / "reference.md").read_text()
+    assert "authors' code" in (tmp_path / "progressive.svg").read_text()
+    written(tmp_path, plans=plans, results=scored(plans, rising))
+    assert not REFERENCE & set(contents(tmp_path))
+
+
+def test_authors_values_for_a_study_that_has_no_counterpart_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing to compare"):
+        written(tmp_path / "out", reference=load_authors())
+    assert not (tmp_path / "out").exists()

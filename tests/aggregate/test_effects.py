@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from aggregate import effects
+from aggregate.effect_tables import HEADER, records, sheets
 from aggregate.tables import to_csv
 from tests.aggregate.world import HIGH, LINE, LOW, World, frame_of, scores
 
@@ -87,7 +88,7 @@ def test_orders_are_correlated_between_tasks_over_orders_with_seeds_averaged() -
 
 
 def test_every_effect_is_a_row_of_the_csv_without_nan() -> None:
-    text = to_csv(effects.records(TABLE), header=effects.HEADER)
+    text = to_csv(records(effects.measure(TABLE)), header=HEADER)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert {row["effect"] for row in rows} == {"necessity", "sufficiency", "alignment"}
     assert {row["measure"] for row in rows} == {"loss", "gain", "largest gap", "pearson", "spearman"}
@@ -106,5 +107,17 @@ def test_few_seeds_leave_effects_with_notes_and_no_p_values_below_two(seeds: int
 
 def test_an_empty_frame_has_no_effects() -> None:
     nothing = TABLE.iloc[:0]
-    assert effects.records(nothing) == []
-    assert to_csv([], header=effects.HEADER).startswith("effect,model")
+    assert records(effects.measure(nothing)) == []
+    assert to_csv([], header=HEADER).startswith("effect,model")
+
+
+def test_a_sheet_shows_each_kind_of_effect_that_there_is_and_no_empty_one() -> None:
+    shown = sheets(effects.measure(TABLE))
+    assert [sheet.title.split(":")[0] for sheet in shown] == [
+        "Necessity",
+        "Sufficiency",
+        "Probing against the progressive curve",
+    ]
+    assert all(len(row) == len(sheet.header) for sheet in shown for row in sheet.rows)
+    assert not [value for sheet in shown for row in sheet.rows for value in row if value in ("nan", "None")]
+    assert sheets(effects.measure(TABLE.iloc[:0])) == []

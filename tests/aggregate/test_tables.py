@@ -274,14 +274,6 @@ def test_the_csv_of_runs_has_a_row_per_run_and_reads_back() -> None:
     assert rows[-1]["score"] == ""
 
 
-def test_latex_has_one_tabular_per_setting_with_booktabs_rules() -> None:
-    plans = progressive_plans(size=100) + progressive_plans(size=500)
-    text = to_latex(setting_sheets(a_frame(plans, scored(plans, rising))), title="t")
-    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}", r"\caption{"):
-        assert text.count(command) == 2
-    assert "95\\% interval" in text
-
-
 def test_the_coverage_sheet_is_loud_where_a_run_is_short_and_only_there() -> None:
     plans = progressive_plans(size=100) + progressive_plans(size=500)
     sheet = coverage_sheet(a_frame(plans, scored(plans, rising)[:-1]), Extras())

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def terminal(sheet: Sheet) -> str:
 FORMATS = {
     "evil.md": lambda: to_markdown([SHEET], title=TITLE, note=TITLE),
     "evil.tex": lambda: to_latex([SHEET], title=TITLE, note=TITLE),
+    "evil-float.tex": lambda: to_latex([replace(SHEET, wide=frozenset({1}))], title=TITLE, note=TITLE, floats=True),
     "evil.csv": lambda: to_csv([{"what it does": what, "text": text} for what, text in EVIL.items()]),
     "evil.txt": lambda: terminal(SHEET),
 }
@@ -94,8 +96,10 @@ def test_a_markdown_reader_sees_a_note_as_one_item_of_one_list(text: str) -> Non
 
 @given(ANY_TEXT)
 def test_latex_has_no_active_character_that_is_not_ours(text: str) -> None:
-    ours = r"\\text[a-z]+\{\}|\\dots\{\}|\\[{}$&#_%]|\{''\}|\{[][*]\}|\$-\$|\$\\times\$"
-    assert not re.search(r"[\\{}$&#_%^~<>|\"`\[\]*]", re.sub(ours, "", latex(text)))
+    # A letter that pdfLaTeX lacks stands inside a condition, with its code point for where it cannot be set.
+    known = re.sub(r"\\ifdefined\\Umathchar (.)\\else \{\[\}U\+[0-9A-F]{4,6}\{\]\}\\fi\{\}", r"\1", latex(text))
+    ours = r"\\text[a-z]+\{\}|\\dots\{\}|\\[{}$&#_%]|\{''\}|\{[][*]\}|\$-\$|\$\\times\$|\$\\pm\$"
+    assert not re.search(r"[\\{}$&#_%^~<>|\"`\[\]*]", re.sub(ours, "", known))
 
 
 @given(ANY_TEXT)
