@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-full test check lint format types contracts docs constraints locks clean
+.PHONY: help venv demo demo-full test check lint format types contracts docs scan constraints locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,14 @@ contracts: .venv/.installed-dev ## the import law
 
 docs: .venv/.installed-dev ## what the repository says about itself: pins, file sizes, documented commands
 	$(BIN)/pytest -q -p no:cacheprovider tests/test_repository.py
+
+scan: .venv/.installed-run build/scan/.installed ## security scanners over manifests, k8s/ and Dockerfile (needs kubectl)
+	.ci/scan
+
+build/scan/.installed: .ci/scan.txt
+	$(PYTHON) -m venv build/scan/venv
+	build/scan/venv/bin/python -m pip install --quiet -r .ci/scan.txt
+	@touch $@
 
 # -------------------------------------------------------------------------------------------------- housekeeping
 

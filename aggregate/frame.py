@@ -6,13 +6,14 @@ run that is not there has a row that says so: nothing is dropped, filled in or a
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, get_args
+from typing import Any, BinaryIO, Final, get_args
 
 import pandas as pd
 
 from aggregate.text import counted
-from jobs.cell import Cell, Recipe, Reinit, canonical, treatment_name
+from jobs.cell import Cell, Recipe, Reinit, Treatment, canonical, treatment_name
 from jobs.found import Found, State
 from jobs.plan import PlannedCell
 from jobs.result import DivergedRun, RunResult
@@ -40,6 +41,18 @@ DTYPES: Final[dict[str, str]] = {
     "treatment_kind": "string",
     "treatment": "string",
     "variant": "string",
+    "redrawn": "object",
+    "frozen": "object",
+    "init": "string",
+    "keep_layernorm": "boolean",
+    "lr_scale": "Float64",
+    "pooler": "string",
+    "order": "object",
+    "kept_depth": "Int64",
+    "feature": "string",
+    "fit": "string",
+    "scored": "string",
+    "encoder_dropout": "boolean",
     "families": "object",
     "depth": "Int64",
     "preserved_layers": "Int64",
@@ -64,6 +77,9 @@ DTYPES: Final[dict[str, str]] = {
 - `size` is the number of training examples or `full`, `rows` always the number.
 - `context` hashes model, task and recipe: cells are compared within one context and size, and nowhere else.
 - `variant` is what distinguishes a redraw from the plain one, in words; empty for the plain one.
+- `redrawn` and `frozen` are tuples of layers, with `init`, `keep_layernorm`, `lr_scale` and `pooler` the fields of
+  `Reinit`; `order` is that of `Permute`; `kept_depth` is the depth of `Probe` and `Truncate`, with `feature`, `fit`,
+  `scored` and `encoder_dropout` the fields of `Probe`. Each is empty where the treatment has no such field.
 - `preserved_layers` counts the pretrained layers left below the redrawn ones, where those reach up to the top.
 - `planned` is false for results of seeds that the study does not name: listed, and in no mean.
 - `chance` is the score of a guess where the metric alone fixes it.
@@ -108,6 +124,15 @@ def _typed(records: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def read_frame(source: Path | BinaryIO) -> pd.DataFrame:
+    """The frame that `runs.parquet` holds, with the types that it was written with."""
+    table = pd.read_parquet(source)
+    for name, dtype in DTYPES.items():
+        if dtype == "object":  # a list column comes back as arrays
+            table[name] = pd.Series([None if each is None else tuple(each) for each in table[name]], dtype=dtype)
+    return table.astype({name: DTYPES.get(str(name), "Float64") for name in table.columns})
+
+
 def _cell_columns(cell: Cell) -> dict[str, Any]:
     same = canonical(cell.model_dump(mode="json", include={"model", "task", "recipe"}))
     return {
@@ -122,12 +147,22 @@ def _cell_columns(cell: Cell) -> dict[str, Any]:
         "treatment_kind": cell.treatment.kind,
         "treatment": treatment_name(cell.treatment),
         "variant": variant_name(cell),
+        **_treatment_columns(cell.treatment),
         "depth": cell.model.layers,
         "preserved_layers": preserved_layers(cell),
         "is_plain": cell.treatment == Reinit(),
         "metric": cell.task.headline,
         "chance": chance(cell),
     }
+
+
+def _treatment_columns(treatment: Treatment) -> dict[str, Any]:
+    """The treatment's own fields, so that whoever computes with them reads no name."""
+    columns = {field: getattr(treatment, field) for field in type(treatment).model_fields if field != "kind"}
+    for field, column in {"layers": "redrawn", "frozen_layers": "frozen", "depth": "kept_depth"}.items():
+        if field in columns:
+            columns[column] = columns.pop(field)
+    return columns
 
 
 def rows(table: pd.DataFrame) -> list[dict[str, Any]]:

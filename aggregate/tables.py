@@ -257,7 +257,7 @@ def runs_csv(frame: pd.DataFrame) -> str:
 
 def _field(value: Any) -> object:
     if isinstance(value, tuple):
-        return "; ".join(value)
+        return "; ".join(map(str, value))
     return value.isoformat() if isinstance(value, pd.Timestamp) else value
 
 

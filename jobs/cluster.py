@@ -173,8 +173,8 @@ class Cluster(Frozen):
     places: dict[str, str] = Field(default_factory=dict)
     """Folders inside the container for names of models and data."""
     cache_claim: DnsName | None = None
-    """Persistent volume claim with a hub cache (`hub/` as HF_HOME has it), mounted read-only at /cache; pods then ask
-    no hub (HF_HUB_OFFLINE=1). Data sets need a place on a data volume: their library writes next to what it reads."""
+    """Persistent volume claim with a hub cache of models and data sets (`hub/` as HF_HOME has it), mounted read-only at
+    /cache; pods then ask no hub (HF_HUB_OFFLINE=1)."""
     data_volumes: tuple[DataVolume, ...] = ()
     """Claims with models and data for `places`, mounted read-only."""
     secrets: tuple[Secret, ...] = ()

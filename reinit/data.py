@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.cell import canonical
-from jobs.errors import ConfigurationError, DataError, TransientError
+from jobs.errors import DataError
 from jobs.tasks import FolderSource, HubSource, PackageSource, Task
-from reinit.places import Places, find_package_file
+from reinit.hub import data_snapshot, is_commit, one_configuration
+from reinit.places import Places, package_file
 from reinit.streams import stream_seed
 
 if TYPE_CHECKING:
@@ -212,7 +214,7 @@ def _read_splits(task: Task, places: Places) -> tuple[Rows, dict[str, Rows]]:
         return _read_hub(task, source, places)
     if isinstance(source, FolderSource):
         return _read_folder(task, source, places)
-    return _read_package(task, source)
+    return _read_package(task, source, places)
 
 
 def _read_folder(task: Task, source: FolderSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
@@ -228,8 +230,8 @@ def _read_folder(task: Task, source: FolderSource, places: Places) -> tuple[Rows
     return read(source.train), validation
 
 
-def _read_package(task: Task, source: PackageSource) -> tuple[Rows, dict[str, Rows]]:
-    path = find_package_file(source.name, source.file)
+def _read_package(task: Task, source: PackageSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
+    path = package_file(source.name, source.file, places)
     _check_revision(task, source.revision, "sha256:" + file_sha256(path), str(path))
     return _read_table(task, path, None, delimiter=",", quoting=csv.QUOTE_MINIMAL), {}
 
@@ -251,32 +253,28 @@ def _read_hub(task: Task, source: HubSource, places: Places) -> tuple[Rows, dict
     import datasets  # seconds to import, and only hub tasks need it
 
     where = f"{source.name} ({source.config or 'default'}) at {source.revision[:12]}"
-    name = str(places.get(source.name) or source.name)
+    folder = places.get(source.name) or data_snapshot(source.name, source.config, source.revision)
+    if is_commit(folder.name):
+        # The hub's cache names each snapshot's folder by its commit; any other folder is taken at its word.
+        _check_revision(task, source.revision, folder.name, str(folder))
 
-    def read(split: str) -> Rows:
+    def read(split: str, shown: Path) -> Rows:
         try:
-            # A local snapshot has no revisions; the hub's is pinned.
-            revision = None if name != source.name else source.revision
-            table = datasets.load_dataset(name, source.config, split=split, revision=revision)
-        except ConnectionError as error:
-            if datasets.config.HF_HUB_OFFLINE:
-                raise ConfigurationError(
-                    f"the hub is switched off (HF_HUB_OFFLINE) and its cache lacks task {task.name}",
-                    where=where,
-                    remedy=f"fill the cache beforehand, or map a snapshot: --place {source.name}=PATH",
-                ) from error
-            raise TransientError("the hub could not be reached", where=where, got=_first_line(error)) from error
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            table = datasets.load_dataset(str(shown), source.config, split=split, cache_dir=str(shown.parent / "cache"))
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             raise DataError(
                 f"cannot load split {split} of task {task.name}",
-                where=where,
-                got=_first_line(error),
-                remedy=f"fill the hub cache beforehand, or map a snapshot: --place {source.name}=PATH",
+                where=f"{where}, {folder}",
+                expected="tables (Parquet, CSV, JSON) with this configuration and split; no code is run",
+                got=_first_line(error).replace(str(shown), str(folder)),
             ) from error
         return _rows(task, table, list(table.column_names), f"{where}, split {split}")
 
-    validation = {} if task.holdout else {split: read(split) for split in source.validation}
-    return read(source.train), validation
+    # The library writes tables of its own, and the hub's cache may be read-only and is shared.
+    with tempfile.TemporaryDirectory(prefix="reinit-data-") as scratch:
+        shown = one_configuration(folder, source.config, Path(scratch))
+        validation = {} if task.holdout else {split: read(split, shown) for split in source.validation}
+        return read(source.train, shown), validation
 
 
 def _first_line(error: Exception) -> str:

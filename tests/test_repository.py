@@ -87,3 +87,9 @@ def test_every_documented_command_exists() -> None:
 def test_every_ignored_rule_says_why() -> None:
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     assert not [line for line in lines if re.fullmatch(r'\s+"[A-Z]+[0-9]+",\s*', line)]
+
+
+def test_every_waived_finding_of_a_scanner_says_why() -> None:
+    lines = [line for line in (ROOT / ".ci" / "waivers.txt").read_text().splitlines() if not line.startswith("#")]
+    assert lines
+    assert not [line for line in lines if not re.fullmatch(r"(checkov|hadolint) +[A-Z0-9_]+ +\S+ +\S.{20,}\.", line)]

