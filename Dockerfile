@@ -30,11 +30,11 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 DS_BUILD_OPS=0
 RUN ["python3", "-m", "venv", "/opt/reinit"]
 COPY locks/${LOCK}.txt /build/lock.txt
 RUN ["/opt/reinit/bin/pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", "/build/lock.txt"]
-# For building alone: pip, the packages' own tests, and PyTorch's headers, for which there is no compiler.
-RUN /opt/reinit/bin/pip uninstall --quiet --yes pip \
- && cd /opt/reinit/lib/python3*/site-packages \
- && rm -rf torch/test torch/include torch/bin/test_* torch/bin/*Test torch/bin/protoc* \
- && find . -type d -name tests -prune -exec rm -rf {} +
+RUN ["/opt/reinit/bin/pip", "uninstall", "--quiet", "--yes", "pip"]
+# No use in an image that runs: the packages' own tests, and PyTorch's headers and protoc, for there is no compiler.
+RUN find /opt/reinit/lib \
+    \( -type d \( -name tests -o -path '*/torch/test' -o -path '*/torch/include' \) \
+    -o -type f -path '*/torch/bin/*' ! -name torch_shm_manager \) -prune -exec rm -rf {} +
 
 FROM ${BASE}
 # Two layers: of the next commit's image a node fetches the small one alone.
