@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aggregate import figures, tables
-from aggregate.coverage import Extras, extras_in, notes, refuse_holes
+from aggregate import claims, effects, figures, tables
+from aggregate.coverage import Extras, extras_in, holes, notes, refuse_holes
 from aggregate.frame import frame
 from aggregate.text import prose, visible
 from jobs.found import Found
-from jobs.plan import PlannedCell
+from jobs.plan import Plan, PlannedCell, merged
 from jobs.store import Failures
 
 FILES: Final = (
@@ -32,6 +32,9 @@ FILES: Final = (
     "runs.parquet",
     "coverage.md",
     "coverage.csv",
+    "claims.json",
+    "claims.md",
+    "effects.csv",
     "progressive.pdf",
     "progressive.png",
 )
@@ -55,8 +58,9 @@ class Written:
 
     files: tuple[Path, ...]
     tables: tuple[Table, ...]
-    """For the terminal: a table per setting, then coverage."""
+    """For the terminal: a table per setting, then coverage, then the claims."""
     frame: pd.DataFrame
+    claims: tuple[claims.Claim, ...]
     notes: tuple[str, ...]
     """What a reader must know: holes, contradictions, damage, duplicates; empty for a complete study."""
 
@@ -86,9 +90,54 @@ def aggregate_study(
         DataError: something planned has no score, or the store holds contradictions or damage, and `allow_partial` is
             false. Nothing is written.
     """
-    runs = frame(planned, found, failures, study=study.name)
-    extras = extras_in(found, failures)
-    return aggregate_runs(study, runs, extras, out, allow_partial=allow_partial, console=console)
+    studies = [(study, Plan(planned))]
+    return aggregate_studies(studies, found, failures, out, allow_partial=allow_partial, console=console)
+
+
+@dataclass(frozen=True)
+class Together:
+    """What several studies say about themselves, as one."""
+
+    studies: tuple[About, ...]
+
+    @property
+    def name(self) -> str:
+        """All names."""
+        return ", ".join(study.name for study in self.studies)
+
+    @property
+    def title(self) -> str:
+        """All titles, each after its study's name."""
+        return "; ".join(f"{study.name}: {study.title}" for study in self.studies)
+
+    @property
+    def note(self) -> str:
+        """All notes, likewise."""
+        return " ".join(f"{study.name}: {study.note}" for study in self.studies)
+
+
+def aggregate_studies(
+    studies: Sequence[tuple[About, Plan]],
+    found: Mapping[str, Found],
+    failures: Mapping[str, Failures],
+    out: Path,
+    *,
+    allow_partial: bool = False,
+    console: Console | None = None,
+) -> Written:
+    """What `aggregate_study` does, for the union of several studies: claims that compare them need all their cells.
+
+    A cell that several studies have is one, with the seeds of all; the column `study` names them.
+    """
+    abouts = {study.name: study for study, _ in studies}
+    names: dict[str, dict[str, None]] = {}
+    for study, plan in studies:
+        for planned in plan:
+            names.setdefault(planned.cell.digest, {})[study.name] = None
+    by_digest = {digest: ", ".join(of_cell) for digest, of_cell in names.items()}
+    runs = frame(merged(plan for _, plan in studies), found, failures, study=by_digest)
+    about = next(iter(abouts.values())) if len(abouts) == 1 else Together(tuple(abouts.values()))
+    return aggregate_runs(about, runs, extras_in(found, failures), out, allow_partial=allow_partial, console=console)
 
 
 def aggregate_runs(
@@ -102,10 +151,13 @@ def aggregate_runs(
 ) -> Written:
     """What `aggregate_study` does, from the frame on."""
     if not allow_partial:
-        refuse_holes(runs, extras, study=study.name)
+        names = [each.name for each in study.studies] if isinstance(study, Together) else [study.name]
+        refuse_holes(runs, extras, studies=names)
     sheets = [*tables.setting_sheets(runs), tables.coverage_sheet(runs, extras)]
-    files = _write(_contents(study, runs, sheets), out)
-    written = Written(files, tuple(map(tables.to_rich, sheets)), runs, tuple(notes(runs, extras)))
+    judged, said = claims.evaluate(runs), tuple(notes(runs, extras))
+    files = _write(_contents(study, runs, sheets) | _meaning(study, runs, judged), out)
+    shown = tuple(map(tables.to_rich, [*sheets, *claims.short_sheets(judged, holes(runs))]))
+    written = Written(files, shown, runs, judged, said)
     if console is not None:
         _print(study, written, console)
     return written
@@ -129,6 +181,17 @@ def _contents(study: About, runs: pd.DataFrame, sheets: Sequence[tables.Sheet]) 
         contents["progressive.pdf"] = figures.to_bytes(figure, "pdf")
         contents["progressive.png"] = figures.to_bytes(figure, "png")
     return contents
+
+
+def _meaning(study: About, runs: pd.DataFrame, judged: Sequence[claims.Claim]) -> dict[str, bytes]:
+    """Claims and effects, marked where runs are missing."""
+    sheets = claims.sheets(judged, holes(runs))
+    texts = {
+        "claims.json": claims.to_json(judged, holes(runs)),
+        "claims.md": tables.to_markdown(sheets, title=study.title, note=study.note),
+        "effects.csv": tables.to_csv(effects.records(runs), header=effects.HEADER),
+    }
+    return {name: text.encode("utf-8") for name, text in texts.items()}
 
 
 def _write(contents: Mapping[str, bytes], out: Path) -> tuple[Path, ...]:

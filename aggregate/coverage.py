@@ -85,10 +85,10 @@ def _percent(count: int, planned: int, *, up: bool) -> float:
 
 def problems(frame: pd.DataFrame, extras: Extras) -> list[str]:
     """Everything that keeps a study from being complete, one line each, in the order of the plan."""
-    holes = frame[frame["planned"] & (frame["status"] != "done")]
+    open_runs = frame[frame["planned"] & (frame["status"] != "done")]
     lines = []
     for cell, seed, status, reason in zip(
-        holes["cell"], holes["seed"], holes["status"], holes["reason"].fillna(""), strict=True
+        open_runs["cell"], open_runs["seed"], open_runs["status"], open_runs["reason"].fillna(""), strict=True
     ):
         because = f": {clipped(prose(reason))}" if reason else ""
         lines.append(f"{status}: {cell}, seed {seed}{because}")
@@ -101,7 +101,7 @@ def _damage(damaged: Damaged) -> str:
     return f"{prose(damaged.key)}: {clipped(prose(damaged.reason))}"
 
 
-def refuse_holes(frame: pd.DataFrame, extras: Extras, *, study: str) -> None:
+def refuse_holes(frame: pd.DataFrame, extras: Extras, *, studies: Sequence[str]) -> None:
     """Raise unless every planned run has a score and every object in the store is sound.
 
     Raises:
@@ -114,18 +114,24 @@ def refuse_holes(frame: pd.DataFrame, extras: Extras, *, study: str) -> None:
     scores = count_statuses(frame)["done"]
     more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
     raise DataError(
-        f"study {prose(study)} is not complete: {planned - scores} of {planned} runs have no score",
+        f"{_called(studies)} is not complete: {planned - scores} of {planned} runs have no score",
         expected="a score for every planned run, no contradictions and no damaged objects",
         got="\n            ".join([*found[:_NAMED], *more]),
-        remedy=_remedy(frame, extras, study=study),
+        remedy=_remedy(frame, extras, studies),
     )
 
 
-def _remedy(frame: pd.DataFrame, extras: Extras, *, study: str) -> str:
+def _called(studies: Sequence[str]) -> str:
+    names = ", ".join(map(prose, studies))
+    return f"study {names}" if len(studies) == 1 else f"the union of studies {names}"
+
+
+def _remedy(frame: pd.DataFrame, extras: Extras, studies: Sequence[str]) -> str:
     counts = count_statuses(frame)
     steps = []
     if counts["missing"] + counts["failed"]:
-        steps.append(f"`reinit run {prose(study)} --store URL` runs what has no result, and nothing else")
+        commands = " and ".join(f"`reinit run {prose(study)} --store URL`" for study in studies)
+        steps.append(f"{commands} {'runs' if len(studies) == 1 else 'run'} what has no result, and nothing else")
     if counts["diverged"]:
         steps.append("a diverged run diverges again: change the study's recipe, or publish it marked")
     if extras.contradictions or counts["contradictory"]:
@@ -136,13 +142,16 @@ def _remedy(frame: pd.DataFrame, extras: Extras, *, study: str) -> str:
     return "; ".join(steps)
 
 
+def holes(frame: pd.DataFrame) -> str:
+    """How many planned runs have no score, as a sentence that nobody overlooks; empty where all have one."""
+    without = int((frame["planned"] & (frame["status"] != "done")).sum())
+    return f"INCOMPLETE: planned runs without a score: {without} of {int(frame['planned'].sum())}." if without else ""
+
+
 def notes(frame: pd.DataFrame, extras: Extras) -> list[str]:
     """What the coverage table cannot say in numbers, one sentence each; first what is not there."""
-    found = problems(frame, extras)
-    lines = []
-    if holes := int((frame["planned"] & (frame["status"] != "done")).sum()):
-        lines.append(f"INCOMPLETE: planned runs without a score: {holes} of {int(frame['planned'].sum())}.")
-    lines += found
+    lines = [holes(frame)] if holes(frame) else []
+    lines += problems(frame, extras)
     if unplanned := int((~frame["planned"]).sum()):
         lines.append(f"Results of seeds outside the plan, listed in runs.csv and in no mean: {unplanned}.")
     lines += [f"damaged record of a failure: {_damage(each)}" for each in extras.damaged_records]

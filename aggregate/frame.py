@@ -67,6 +67,9 @@ DTYPES: Final[dict[str, str]] = {
     "wall_seconds": "Float64",
     "gpu_seconds": "Float64",
     "numerics": "string",
+    "device": "string",
+    "weights_sha256": "string",
+    "rows_sha256": "string",
     "git_commit": "string",
     "image": "string",
     "finished_at": "datetime64[us, UTC]",
@@ -81,6 +84,7 @@ DTYPES: Final[dict[str, str]] = {
   `Reinit`; `order` is that of `Permute`; `kept_depth` is the depth of `Probe` and `Truncate`, with `feature`, `fit`,
   `scored` and `encoder_dropout` the fields of `Probe`. Each is empty where the treatment has no such field.
 - `preserved_layers` counts the pretrained layers left below the redrawn ones, where those reach up to the top.
+- `weights_sha256` and `rows_sha256` are of what the run read, whatever the study calls it.
 - `planned` is false for results of seeds that the study does not name: listed, and in no mean.
 - `chance` is the score of a guess where the metric alone fixes it.
 """
@@ -91,7 +95,7 @@ def frame(
     found: Mapping[str, Found],
     failures: Mapping[str, Failures] = MappingProxyType({}),
     *,
-    study: str,
+    study: str | Mapping[str, str],
 ) -> pd.DataFrame:
     """One row per run, cells in the order of the plan, in each cell planned seeds first.
 
@@ -99,14 +103,15 @@ def frame(
         planned: the study's cells with their seeds.
         found: what the store has of each cell, by digest; other cells are left out.
         failures: records of attempts by digest, of which the latest explains a run without a result.
-        study: the study's name.
+        study: the study's name; of several studies, the names of those that have a cell, by its digest.
     """
     records = []
     for entry in planned:
         digest = entry.cell.digest
         has = found.get(digest, Found(digest))
         attempts = failures.get(digest, Failures()).records
-        of_cell = {"study": study, "families": entry.families} | _cell_columns(entry.cell)
+        named = study if isinstance(study, str) else study[digest]
+        of_cell = {"study": named, "families": entry.families} | _cell_columns(entry.cell)
         for seed in dict.fromkeys([*entry.seeds, *sorted(has.done)]):
             record: dict[str, Any] = {"seed": seed, "planned": seed in entry.seeds, "status": has.state(seed, attempts)}
             if (result := has.results.get(seed)) is not None:
@@ -179,6 +184,9 @@ def _result_columns(result: RunResult | DivergedRun) -> dict[str, Any]:
         "wall_seconds": result.wall_seconds,
         "gpu_seconds": result.gpu_seconds,
         "numerics": result.provenance.numerics,
+        "device": result.provenance.device,
+        "weights_sha256": result.provenance.weights_sha256,
+        "rows_sha256": result.provenance.rows_sha256,
         "git_commit": result.provenance.git_commit,
         "image": result.provenance.image,
         "finished_at": result.finished_at,

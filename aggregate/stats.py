@@ -102,6 +102,8 @@ class Unpaired:
     baseline_n: int
     degrees: float | None
     """Degrees of freedom, not a whole number; None without an interval, and where it is one point."""
+    error: float | None = None
+    """Standard error of the difference; None likewise."""
 
 
 def welch_difference(units: Sequence[float], baseline: Sequence[float], level: float = LEVEL) -> Unpaired:
@@ -139,7 +141,7 @@ def welch_difference(units: Sequence[float], baseline: Sequence[float], level: f
     share = (a.sd / math.sqrt(a.n) / error) ** 2  # u / (u + v): the formula for ν without squares that underflow
     degrees = 1 / (share**2 / (a.n - 1) + (1 - share) ** 2 / (b.n - 1))
     half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
-    return Unpaired(Interval(mean, mean - half, mean + half, a.n, None, level=level), b.n, degrees)
+    return Unpaired(Interval(mean, mean - half, mean + half, a.n, None, level=level), b.n, degrees, error)
 
 
 def _noted(interval: Interval, note: str) -> Interval:

@@ -65,16 +65,28 @@ class CellSummary:
 
 @dataclass(frozen=True)
 class Provenances:
-    """How many of a setting's results come from each commit, image and numerics version."""
+    """How many of a setting's results come from each commit, image, device, numerics version, and from which data."""
 
     git_commits: dict[str, int]
     images: dict[str, int]
+    devices: dict[str, int]
     numerics: dict[str, int]
+    weights: dict[str, int]
+    """By the hash of the weights that were read; a probe's and a finetune's are the same."""
+    rows: dict[str, int]
+    """By the hash of the rows that were read: a folder mapped in place of a hub data set is taken at its word."""
 
     @property
     def mixed(self) -> tuple[str, ...]:
         """One sentence for each kind of which there is more than one; empty where all results have the same."""
-        kinds = {"git commit": self.git_commits, "image": self.images, "numerics version": self.numerics}
+        kinds = {
+            "git commit": self.git_commits,
+            "image": self.images,
+            "device": self.devices,
+            "numerics version": self.numerics,
+            "pretrained weight file": self.weights,
+            "data revision": self.rows,
+        }
         return tuple(
             f"Mixed provenance: {counted(len(counts), kind)}: "
             + ", ".join(f"{name} ({counted(count, 'run')})" for name, count in counts.items())
@@ -230,11 +242,18 @@ def _difference_marks(difference: Paired | Unpaired | None, score: Interval) -> 
 
 
 def _provenances(done: Runs) -> Provenances:
-    def counts(column: str) -> dict[str, int]:
-        names = Counter(run[column] or "none" for run in done)
+    def counts(column: str, most: int | None = None) -> dict[str, int]:
+        names = Counter((run[column] or "none")[:most] for run in done)
         return dict(sorted(names.items()))
 
-    return Provenances(counts("git_commit"), counts("image"), counts("numerics"))
+    return Provenances(
+        git_commits=counts("git_commit"),
+        images=counts("image"),
+        devices=counts("device"),
+        numerics=counts("numerics"),
+        weights=counts("weights_sha256", 12),
+        rows=counts("rows_sha256", 12),
+    )
 
 
 def _seeds(seeds: Sequence[int]) -> str:

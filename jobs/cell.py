@@ -66,7 +66,10 @@ def _sorted_layers(layers: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Reinit(Frozen):
-    """Redraw these layers at random, then finetune the whole network. `layers=()` is plain finetuning."""
+    """Redraw these layers at random, then finetune the whole network.
+
+    `layers=()` is plain finetuning, or finetuning of all but the frozen layers.
+    """
 
     kind: Literal["reinit"] = "reinit"
     layers: Layers = ()
@@ -78,7 +81,8 @@ class Reinit(Frozen):
     pooler: Pooler = "keep"
     """Whether the pooler is redrawn too, with the same init (Zhang et al. 2021 do, the paper does not)."""
     frozen_layers: Layers = ()
-    """Layers that no optimiser group holds (the released learning-rate experiment loses layer 11 so)."""
+    """Layers in no optimiser group, never trained. Their gradients count in the norm that is clipped, as in the
+    released learning-rate experiment, which loses layer 11 so."""
 
     _sort = field_validator("layers", "frozen_layers")(_sorted_layers)
 
@@ -202,7 +206,7 @@ class Cell(Frozen):
         """What changes no layer is plain finetuning: one cell, however written."""
         model = info.data.get("model")
         if isinstance(treatment, Reinit) and not treatment.layers:
-            return Reinit()
+            return Reinit(frozen_layers=treatment.frozen_layers)
         # An identity of another length is no finetuning but a mistake, which `_fits_the_model` names.
         if isinstance(treatment, Permute) and model and treatment.order == tuple(range(model.layers)):
             return Reinit()
@@ -334,13 +338,13 @@ def treatment_name(treatment: Treatment) -> str:
             ]
             options += ["dropout"] * treatment.encoder_dropout
         return "-".join([treatment.kind, *options])
+    frozen = [f"frozen{len(treatment.frozen_layers)}"] * bool(treatment.frozen_layers)
     if not treatment.layers:
-        return "finetune"
+        return "-".join(["finetune", *frozen])
     ranges = layer_ranges(treatment.layers)
     options = [ranges if len(ranges) <= _LONGEST_NAME // 2 else f"{len(treatment.layers)}layers"]
     options += [treatment.init.replace("_", "-")] * (treatment.init != "truncated_normal")
     options += ["ln"] * treatment.keep_layernorm
     options += [f"lr{treatment.lr_scale:g}".replace("+", "")] * (treatment.lr_scale != 1)
     options += ["pooler"] * (treatment.pooler == "redraw")
-    options += [f"frozen{len(treatment.frozen_layers)}"] * bool(treatment.frozen_layers)
-    return "-".join(["reinit", *options])[:_LONGEST_LABEL].rstrip("-._")
+    return "-".join(["reinit", *options, *frozen])[:_LONGEST_LABEL].rstrip("-._")

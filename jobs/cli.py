@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from jobs import __version__
-from jobs.errors import ConfigurationError, ReinitError, SpecError, TransientError
+from jobs.errors import ConfigurationError, DataError, ReinitError, SpecError, TransientError
 from jobs.plan import Plan, PlannedCell
 from jobs.study import Study, load_study, shipped_studies, study_schema
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from jobs.cluster import Cluster
     from jobs.found import Found
     from jobs.lint import Report
+    from jobs.reproduce import Command, Comparison
+    from jobs.result import DivergedRun, RunResult
     from jobs.status import Status
     from jobs.store import Store
 
@@ -131,6 +133,8 @@ def plan(
         console.print(_plan_table(loaded, planned, found))
         finetunes = f"{planned.finetunes:,} finetunes with {planned.finetune_steps:,} optimiser steps"
         console.print(f"[bold]{len(planned):,} cells, {planned.runs:,} runs[/bold]: {finetunes}")
+        if notes := _plan_notes(planned):
+            console.print(notes)
 
 
 @app.command()
@@ -476,22 +480,86 @@ def inspect(
 
 @app.command()
 def aggregate(
-    study: StudyArgument,
+    study: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Shipped studies' names, or YAML files.")],
     store: StoreOption,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for tables and figures.")],
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Mark missing, failed and diverged runs instead of refusing.")
     ] = False,
 ) -> None:
-    """Make the tables and figures of a study from the results in a store."""
-    from aggregate.aggregate import aggregate_study
+    """Make the tables, figures and claims of a study, or of several together, from the results in a store."""
+    from aggregate.aggregate import aggregate_studies
 
-    loaded = load_study(study)
-    planned = loaded.plan()
+    studies = [(each, each.plan()) for each in map(load_study, study)]
     opened = _open(store)
-    digests = {each.cell.digest for each in planned}
+    digests = {each.cell.digest for _, plan in studies for each in plan}
     found, failures = opened.all_results(digests), opened.all_failures(digests)
-    aggregate_study(loaded, planned, found, failures, _folder(out), allow_partial=allow_partial, console=console)
+    aggregate_studies(studies, found, failures, _folder(out), allow_partial=allow_partial, console=console)
+
+
+@app.command()
+def reproduce(
+    result: Annotated[
+        str, typer.Argument(metavar="RESULT", help="A result's file or key, or the first digits of a cell's digest.")
+    ],
+    store: MaybeStoreOption = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Which run of the cell.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Run it again here and compare bit by bit.")] = False,
+    place: PlaceOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Print the exact command that makes one number again; with --check, do it and compare bit by bit."""
+    from jobs.reproduce import as_json, command, find_result, run_again, unplaced
+
+    found = find_result(result, seed, _open(store) if store else None)
+    made = command(found, _places(place), Path.cwd() / "again")
+    comparison = None
+    if output is Output.TABLE:
+        _show_command(found, made)
+        for name in unplaced(found.cell, _places(place)):
+            console.print(escape(f"say where {name} is: --place {name}=FOLDER"), style="yellow")
+    if check:
+        comparison = run_again(found, _places(place), _log_folder(), errors if output is Output.JSON else console)
+    if output is Output.JSON:
+        _print_json(as_json(found, made, comparison))
+    elif comparison is not None:
+        _show_comparison(comparison)
+    if comparison is not None and not comparison.is_equal:
+        raise typer.Exit(DataError.exit_code)
+
+
+def _show_command(found: RunResult | DivergedRun, made: Command) -> None:
+    """For people: what is made again, and how; lines to paste are printed whole."""
+    score = f"{found.cell.task.headline} {found.score!r}" if found.status == "done" else "diverged"
+    console.print(f"[bold]{escape(found.cell.name)}[/bold] seed {found.seed}: {escape(score)}")
+    provenance = found.provenance
+    console.print(
+        escape(f"made with commit {provenance.git_commit} on {provenance.device}, numerics {provenance.numerics}")
+    )
+    if provenance.git_commit.endswith("+dirty"):
+        console.print(
+            "the code had uncommitted changes, so the commit alone may not give the same bits", style="yellow"
+        )
+    for name, (then, now) in made.differences.items():
+        console.print(escape(f"{name} was {then}, here it is {now}"), style="yellow")
+    for line in (made.code, "mkdir -p again", made.run):
+        print(line)  # noqa: T201  to paste: no console, no wrapping
+
+
+def _show_comparison(comparison: Comparison) -> None:
+    table = _table("measured", "before", "again")
+    for name, (before, after) in comparison.scores.items():
+        table.add_row(*map(escape, (name, before, after)))
+    console.print(table)
+    if comparison.is_equal:
+        console.print("equal, bit by bit", style="green")
+        return
+    if comparison.is_one_version:
+        console.print("NOT EQUAL, although both are of one numerics version: one of the two is wrong", style="bold red")
+        return
+    console.print("not equal; they are of different numerics versions:", style="yellow")
+    for name, (before, after) in comparison.moved.items():
+        console.print(escape(f"  {name}: {before} before, {after} now"))
 
 
 @app.command()
@@ -714,6 +782,17 @@ def _plan_table(study: Study, planned: Plan, found: Mapping[str, Found] | None) 
     return table
 
 
+def _plan_notes(planned: Plan) -> str:
+    """Why there are fewer cells than the families list, and more runs."""
+    notes = []
+    if shared := planned.shared_cells:
+        notes.append(f"{shared:,} cells that families share run once")
+    if added := planned.added_runs:
+        without = planned.runs - added
+        notes.append(f"{added:,} runs give baselines every seed of the cells beside them ({without:,} without)")
+    return "; ".join(notes)
+
+
 def _groups(planned: Plan) -> dict[tuple[str, str, str], list[PlannedCell]]:
     """Cells by family, task and size; a cell that families share counts once, with those that share it."""
     groups: dict[tuple[str, str, str], list[PlannedCell]] = {}
@@ -753,6 +832,8 @@ def _plan_json(study: Study, planned: Plan, found: Mapping[str, Found] | None) -
             for each in planned
         ],
         "runs": planned.runs,
+        "shared_cells": planned.shared_cells,
+        "added_runs": planned.added_runs,
         "finetunes": planned.finetunes,
         "finetune_steps": planned.finetune_steps,
     }

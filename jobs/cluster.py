@@ -171,10 +171,10 @@ class Cluster(Frozen):
     """Seeds that one pod runs, one after another in one warm process; None is all of a cell. A smaller number makes an
     Indexed Job whose pods run side by side: sooner done, and each loads libraries, rows and weights anew."""
     places: dict[str, str] = Field(default_factory=dict)
-    """Folders inside the container for names of models and data."""
+    """Folders inside the container for names of models and data, packages among them: `package:NAME` is a model's."""
     cache_claim: DnsName | None = None
-    """Persistent volume claim with a hub cache of models and data sets (`hub/` as HF_HOME has it), mounted read-only at
-    /cache; pods then ask no hub (HF_HUB_OFFLINE=1)."""
+    """Persistent volume claim with a hub cache (`hub/` as HF_HOME has it), mounted read-only at /cache; pods then ask
+    no hub (HF_HUB_OFFLINE=1). It serves models and data sets; `reinit doctor STUDY` fills it (`k8s/cache-fill`)."""
     data_volumes: tuple[DataVolume, ...] = ()
     """Claims with models and data for `places`, mounted read-only."""
     secrets: tuple[Secret, ...] = ()

@@ -1,6 +1,6 @@
 """The environment of a pod, or of a container started by hand: what `python -m reinit` reads, as a dict.
 
-Law: pure; the same for Kubernetes and for `docker run`, apart from how each quotes it. The reader is `reinit.__main__`.
+Law: pure; the same for Kubernetes and for `docker run`, apart from how each quotes it; `reinit.environment` reads it.
 """
 
 from __future__ import annotations

@@ -311,6 +311,19 @@ class Probing(Family):
                 encoder_dropout=self.encoder_dropout,
             )
 
+    def misfits(self, depth: int) -> Iterator[Mistake]:
+        """As for every family; and several seeds of what has none would be one number with an interval of width 0."""
+        yield from super().misfits(depth)
+        seeds = self.seeds_at("full") if "full" in self.sizes and self.fit == "converged" else ()
+        if len(seeds) > 1:
+            yield Mistake(
+                ("seeds",),
+                "a classifier fitted to convergence on all rows comes out the same whatever the seed",
+                expected="one seed at size full",
+                got=f"{len(seeds)} seeds",
+                remedy="say seeds: 1, or by size, seeds: {default: 10, full: 1}",
+            )
+
     def _beyond(self, depth: int) -> Iterator[Mistake]:
         yield from _above("depths", self.depths, depth, depth)
 

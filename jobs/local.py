@@ -14,8 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -27,7 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jobs.cell import Cell
+from jobs.cell import Cell, Probe, canonical
 from jobs.errors import ConfigurationError, DataError, ReinitError, SpecError, TransientError
 
 STOP_SECONDS: Final = 20
@@ -68,6 +67,20 @@ class Run:
     def name(self) -> str:
         """For people."""
         return f"{self.cell.name} seed {self.seed}"
+
+    @property
+    def shared_pass(self) -> bytes | None:
+        """What a probe's pass of the frozen network depends on; probes that have it in common share one pass.
+
+        All of the cell but depth, feature and fit; and the seed, where it says which rows, or draws dropout.
+        """
+        probe = self.cell.treatment
+        if not isinstance(probe, Probe):
+            return None
+        seed = None if self.cell.size == "full" and not probe.encoder_dropout else self.seed
+        recipe = self.cell.recipe
+        rows = [self.cell.model.model_dump(), self.cell.task.model_dump(), self.cell.size, seed]
+        return canonical([*rows, recipe.max_length, recipe.precision, probe.encoder_dropout])
 
 
 @dataclass
@@ -211,6 +224,34 @@ def _output(pipe: IO[str] | None) -> Iterator[str]:
     return iter(()) if pipe is None else iter(pipe)
 
 
+class _Waiting:
+    """The runs to do, in order, but probes that share a pass of the network go to one worker, one after another.
+
+    Only time depends on who runs what: a worker that finds nothing else helps another with its probes, at the price
+    of a pass of its own.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = {run: run.shared_pass for run in runs}
+        self._pass_of: dict[int, bytes | None] = {}
+
+    def take(self, worker: int) -> Run | None:
+        """The next run for `worker`, None when nothing waits."""
+        mine = self._pass_of.pop(worker, None)
+        held = {shared for shared in self._pass_of.values() if shared is not None}
+        wishes: tuple[Callable[[bytes | None], bool], ...] = (
+            lambda shared: shared is not None and shared == mine,
+            lambda shared: shared not in held,
+            lambda _: True,
+        )
+        for wish in wishes:
+            for run, shared in self._runs.items():
+                if wish(shared):
+                    self._pass_of[worker] = self._runs.pop(run)
+                    return run
+        return None
+
+
 def run_locally(
     runs: Sequence[Run], store: str, places: dict[str, Path], machine: Machine, log_folder: Path, console: Console
 ) -> Summary:
@@ -229,7 +270,7 @@ def run_locally(
     """
     cells = list({run.cell.digest: run.cell for run in runs}.values())
     number_of_cell = {cell.digest: number for number, cell in enumerate(cells)}
-    waiting = deque(runs)
+    waiting = _Waiting(runs)
     events: queue.Queue[tuple[int, Event | None]] = queue.Queue()
     try:
         log_folder.mkdir(parents=True, exist_ok=True)
@@ -260,8 +301,7 @@ def run_locally(
                     alive -= 1
                     _ended(process, summary)
                 elif event.event == "ready":
-                    if waiting and not summary.errors:
-                        run = waiting.popleft()
+                    if not summary.errors and (run := waiting.take(number)):
                         process.start(run, number_of_cell[run.cell.digest])
                     else:
                         process.current = None

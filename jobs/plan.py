@@ -5,7 +5,9 @@ Law: a plan is a value in the study's order. It knows nothing of what is done al
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from jobs.cell import Cell, Probe
@@ -24,6 +26,8 @@ class PlannedCell:
     """Ascending."""
     families: tuple[str, ...]
     """Labels, in the order of the study."""
+    added: tuple[int, ...] = ()
+    """Of the seeds, those that no family asks for: a baseline has them so that finetunes beside it are paired."""
 
     @property
     def is_finetune(self) -> bool:
@@ -40,6 +44,16 @@ class Plan(tuple[PlannedCell, ...]):
     def runs(self) -> int:
         """Number of runs: each cell as often as it has seeds."""
         return sum(len(planned.seeds) for planned in self)
+
+    @property
+    def added_runs(self) -> int:
+        """Runs of baselines at seeds that only finetunes beside them ask for."""
+        return sum(len(planned.added) for planned in self)
+
+    @property
+    def shared_cells(self) -> int:
+        """Cells that several families list and that run once."""
+        return sum(len(planned.families) > 1 for planned in self)
 
     @property
     def finetunes(self) -> int:
@@ -70,6 +84,16 @@ class Plan(tuple[PlannedCell, ...]):
             allowed="\n            ".join(shown),
             remedy=None if found else nearest(prefix, names),
         )
+
+
+def merged(plans: Iterable[Plan]) -> Plan:
+    """Several plans as one: each cell where it first comes, with the seeds and families of all that have it."""
+    found: dict[str, PlannedCell] = {}
+    for each in chain.from_iterable(plans):
+        before = found.get(each.cell.digest, each)
+        seeds = tuple(sorted({*before.seeds, *each.seeds}))
+        found[each.cell.digest] = PlannedCell(each.cell, seeds, tuple(dict.fromkeys(before.families + each.families)))
+    return Plan(found.values())
 
 
 def _begins(cell: Cell, prefix: str) -> bool:

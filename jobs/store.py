@@ -196,6 +196,14 @@ class Store:
             read[_digest_in(each.key)].append(each)
         return {digest: self._settled(digest, objects) for digest, objects in read.items()}
 
+    def digests(self, prefix: str) -> list[str]:
+        """The cells whose digest begins with `prefix` that have any object, sorted, by one LIST.
+
+        Raises:
+            TransientError, ConfigurationError: as in `results`.
+        """
+        return sorted({digest for key in self._patient.keys("runs/") if (digest := _digest_in(key)).startswith(prefix)})
+
     def all_failures(self, digests: Collection[str]) -> dict[str, Failures]:
         """Records of attempts for many cells, by one LIST.
 
@@ -218,7 +226,9 @@ class Store:
         }
 
     def logs(self, digest: str) -> tuple[Log, ...]:
-        """What the attempts at a cell said, in the order of their names; empty where none left a log.
+        """What the attempts at a cell said, in the order in which they began to; empty where none left a log.
+
+        Names of pods say nothing of that order, but every event of `python -m reinit` begins with its time.
 
         Raises:
             SpecError, TransientError, ConfigurationError: as in `results`.
@@ -229,7 +239,7 @@ class Store:
 
         keys = sorted(self._patient.keys(f"logs/{_checked(digest)}/"))
         read = in_parallel(lambda key: self._patient.read(key, parse), keys)
-        return tuple(each for each in read if isinstance(each, Log))
+        return tuple(sorted((each for each in read if isinstance(each, Log)), key=_begun))
 
     def predictions(self, sha256: str) -> bytes:
         """The predictions object that a result names.
@@ -277,6 +287,12 @@ def _failure(key: str, data: bytes) -> Failure:
     if failure.key != key:
         raise NotVerifiedError(f"the record belongs under {failure.key}")
     return failure
+
+
+def _begun(log: Log) -> str:
+    """The first time in a log, in the one form that sorts as text; of a text without any, nothing."""
+    found = re.search(r'^{"time": "([^"]+)"', log.text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _of(digests: Collection[str], keys: Iterable[str]) -> Iterator[str]:

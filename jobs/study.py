@@ -22,7 +22,7 @@ from jobs.errors import SpecError
 from jobs.families import AnyFamily, Family
 from jobs.plan import Plan, PlannedCell
 from jobs.spec import Mistake, nearest, refusal, translated, validated
-from jobs.tasks import GLUE, Frozen, Name, Task
+from jobs.tasks import BUILT_IN, Frozen, Name, Task
 from jobs.yamlfile import Document, Loc, parse_yaml, read_yaml
 
 MOST_CELLS: Final = 200_000
@@ -80,7 +80,7 @@ class Study(Frozen):
     recipe: Recipe = Recipe()
     """Every number of the training; what is left out is the paper's."""
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
-    """A built-in GLUE task by name, one with changes (`task: NAME` and what differs), or a whole definition."""
+    """A built-in task by name, one with changes (`task: NAME` and what differs), or a whole definition."""
     families: Annotated[tuple[AnyFamily, ...], Field(min_length=1)]
     """The cells, by the ways to list them."""
     include: tuple[Selector, ...] = ()
@@ -115,9 +115,15 @@ class Study(Frozen):
                 cells.setdefault(cell.digest, cell)
                 seeds.setdefault(cell.digest, set()).update(at_place)
                 labels.setdefault(cell.digest, {})[place.family.label] = None
-        _pair_baselines(cells, seeds)
+        added = _missing_pairs(cells, seeds)
         return Plan(
-            PlannedCell(cell, tuple(sorted(seeds[digest])), tuple(labels[digest])) for digest, cell in cells.items()
+            PlannedCell(
+                cell,
+                tuple(sorted(seeds[digest] | added.get(digest, set()))),
+                tuple(labels[digest]),
+                tuple(sorted(added.get(digest, ()))),
+            )
+            for digest, cell in cells.items()
         )
 
 
@@ -144,8 +150,8 @@ def _cells(study: Study, place: Place, treatments: tuple[Treatment, ...]) -> Ite
         yield Cell(model=study.model, task=place.task, size=place.size, treatment=treatment, recipe=recipe)
 
 
-def _pair_baselines(cells: Mapping[str, Cell], seeds: Mapping[str, set[int]]) -> None:
-    """Give each baseline the seeds of all finetunes at its task, size and recipe.
+def _missing_pairs(cells: Mapping[str, Cell], seeds: Mapping[str, set[int]]) -> dict[str, set[int]]:
+    """The seeds that each baseline lacks of those of all finetunes at its task, size and recipe, by digest.
 
     Not those of probes: a probe's score is not compared run by run with a finetune's.
     """
@@ -153,9 +159,11 @@ def _pair_baselines(cells: Mapping[str, Cell], seeds: Mapping[str, set[int]]) ->
     for digest, cell in cells.items():
         if not isinstance(cell.treatment, Probe):
             beside.setdefault((cell.task.name, cell.size, cell.recipe), set()).update(seeds[digest])
-    for digest, cell in cells.items():
-        if cell.is_baseline:
-            seeds[digest].update(beside[cell.task.name, cell.size, cell.recipe])
+    return {
+        digest: beside[cell.task.name, cell.size, cell.recipe] - seeds[digest]
+        for digest, cell in cells.items()
+        if cell.is_baseline
+    }
 
 
 def _misnamed(study: Study) -> Iterator[Mistake]:
@@ -281,15 +289,15 @@ def _with_tasks(document: Document) -> dict[str, Any]:
         name = changes.get("task")
         if "task" not in changes:
             whole.append(entry)
-        elif isinstance(name, str) and name in GLUE:
+        elif isinstance(name, str) and name in BUILT_IN:
             changed = {key: value for key, value in changes.items() if key != "task"}
-            whole.append({**GLUE[name].model_dump(mode="json"), **changed})
+            whole.append({**BUILT_IN[name].model_dump(mode="json"), **changed})
         else:
             loc: Loc = ("tasks", index, "task") if entry is changes else ("tasks", index)
             expected = "a built-in task, or a mapping that defines one"
-            remedy = nearest(str(name), GLUE)
+            remedy = nearest(str(name), BUILT_IN)
             problem = "no such built-in task"
-            unknown.append(Mistake(loc, problem, expected, name, allowed=", ".join(GLUE), remedy=remedy))
+            unknown.append(Mistake(loc, problem, expected, name, allowed=", ".join(BUILT_IN), remedy=remedy))
     if unknown:
         raise refusal(unknown, document.where, document.source)
     return {**document.data, "tasks": whole}
@@ -312,10 +320,10 @@ def study_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     # In a file, tasks may also be names, or names with changes; reading puts the whole task in their place.
     changed = definitions["Task"]["properties"]
-    builtin = {"enum": list(GLUE), "description": "A built-in GLUE task."}
+    builtin = {"enum": list(BUILT_IN), "description": "A built-in task, of GLUE or SuperGLUE."}
     definitions["ChangedTask"] = {
         "type": "object",
-        "description": "A built-in GLUE task with what differs.",
+        "description": "A built-in task with what differs.",
         "properties": {"task": builtin, **changed},
         "required": ["task"],
         "additionalProperties": False,

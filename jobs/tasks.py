@@ -7,6 +7,7 @@ hub commit or a sha256), never by a path: the site maps names to places.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints, model_validator
@@ -158,7 +159,7 @@ GLUE_COMMIT = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 """Commit of the hub repository `nyu-mll/glue` that the built-in tasks name."""
 
 
-def _glue(
+def _task(
     name: str,
     *,
     text: tuple[str, ...],
@@ -166,11 +167,13 @@ def _glue(
     metrics: tuple[Metric, ...] = ("accuracy",),
     classes: int | None = 2,
     validation: tuple[str, ...] = ("validation",),
+    repository: str = "nyu-mll/glue",
+    commit: str = GLUE_COMMIT,
 ) -> Task:
-    """A GLUE task on the hub; `rows` = (train, one for each validation split)."""
+    """A GLUE or SuperGLUE task on the hub; `rows` = (train, one for each validation split)."""
     return Task(
         name=name,
-        source=HubSource(name="nyu-mll/glue", config=name, revision=GLUE_COMMIT, validation=validation),
+        source=HubSource(name=repository, config=name, revision=commit, validation=validation),
         text=text,
         label="label",
         labels=None if classes is None else tuple(str(index) for index in range(classes)),
@@ -184,26 +187,52 @@ def _glue(
 GLUE: dict[str, Task] = {
     task.name: task
     for task in (
-        _glue("cola", text=("sentence",), rows=(8_551, 1_043), metrics=("matthews",)),
-        _glue("sst2", text=("sentence",), rows=(67_349, 872)),
-        _glue("mrpc", text=("sentence1", "sentence2"), rows=(3_668, 408), metrics=("f1", "accuracy")),
-        _glue("qqp", text=("question1", "question2"), rows=(363_846, 40_430), metrics=("f1", "accuracy")),
-        _glue(
+        _task("cola", text=("sentence",), rows=(8_551, 1_043), metrics=("matthews",)),
+        _task("sst2", text=("sentence",), rows=(67_349, 872)),
+        _task("mrpc", text=("sentence1", "sentence2"), rows=(3_668, 408), metrics=("f1", "accuracy")),
+        _task("qqp", text=("question1", "question2"), rows=(363_846, 40_430), metrics=("f1", "accuracy")),
+        _task(
             "stsb",
             text=("sentence1", "sentence2"),
             rows=(5_749, 1_500),
             metrics=("pearson", "spearman"),
             classes=None,
         ),
-        _glue(
+        _task(
             "mnli",
             text=("premise", "hypothesis"),
             rows=(392_702, 9_815, 9_832),
             classes=3,
             validation=("validation_matched", "validation_mismatched"),
         ),
-        _glue("qnli", text=("question", "sentence"), rows=(104_743, 5_463)),
-        _glue("rte", text=("sentence1", "sentence2"), rows=(2_490, 277)),
-        _glue("wnli", text=("sentence1", "sentence2"), rows=(635, 71)),
+        _task("qnli", text=("question", "sentence"), rows=(104_743, 5_463)),
+        _task("rte", text=("sentence1", "sentence2"), rows=(2_490, 277)),
+        _task("wnli", text=("sentence1", "sentence2"), rows=(635, 71)),
     )
 }
+
+SUPERGLUE_COMMIT = "3de24cf8022e94f4ee4b9d55a6f539891524d646"
+"""Commit of the hub repository `aps/super_glue` that the built-in tasks name."""
+
+_superglue = partial(_task, repository="aps/super_glue", commit=SUPERGLUE_COMMIT)
+
+# SuperGLUE's other tasks are not one text or one pair: WiC asks about a word in two sentences, WSC about two spans of a
+# text, COPA, MultiRC and ReCoRD about a choice or an answer beside their texts. Its RTE has the rows of GLUE's.
+SUPERGLUE: dict[str, Task] = {
+    task.name: task
+    for task in (
+        # Passages have a hundred words and more: at max_length 128 most lose their end.
+        _superglue("boolq", text=("question", "passage"), rows=(9_427, 3_270)),
+        # 0 entailment, 1 contradiction, 2 neutral: another order than MNLI's.
+        _superglue(
+            "cb",
+            text=("premise", "hypothesis"),
+            rows=(250, 56),
+            metrics=("f1_macro", "accuracy"),
+            classes=3,
+        ),
+    )
+}
+
+BUILT_IN: dict[str, Task] = {**GLUE, **SUPERGLUE}
+"""Tasks that a study may call by name."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from jobs.cell import Recipe
@@ -54,14 +56,18 @@ def collate(examples: Sequence[Example], pad_token: int) -> Batch:
 
 def training_batches(examples: Sequence[Example], recipe: Recipe, seed: int) -> Iterator[list[Example]]:
     """The global batches of a whole run, one per optimiser step; each epoch has an order of its own."""
-    steps, done, epoch = recipe.steps(len(examples)), 0, 0
-    while done < steps:
-        order = torch.randperm(len(examples), generator=stream(seed, "order", epoch)).tolist()
+    for order in training_orders(len(examples), recipe, seed):
         for start in range(0, len(order), recipe.batch_size):
-            if done == steps:
-                return
-            yield [examples[index] for index in order[start : start + recipe.batch_size]]
-            done += 1
+            yield [examples[index] for index in order[start : start + recipe.batch_size].tolist()]
+
+
+def training_orders(rows: int, recipe: Recipe, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Indices of the examples of each epoch in their order; the last epoch ends with the run's last step."""
+    left, epoch = recipe.steps(rows), 0
+    while left > 0:
+        order = torch.randperm(rows, generator=stream(seed, "order", epoch))[: left * recipe.batch_size]
+        yield order.numpy()
+        left -= -(-len(order) // recipe.batch_size)
         epoch += 1
 
 

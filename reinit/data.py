@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +22,8 @@ from numpy.typing import NDArray
 from jobs.cell import canonical
 from jobs.errors import DataError
 from jobs.tasks import FolderSource, HubSource, PackageSource, Task
-from reinit.hub import data_snapshot, is_commit, one_configuration
-from reinit.places import Places, package_file
+from reinit.hubdata import described, each_row, open_splits
+from reinit.places import Places, find_package_file
 from reinit.streams import stream_seed
 
 if TYPE_CHECKING:
@@ -231,7 +230,7 @@ def _read_folder(task: Task, source: FolderSource, places: Places) -> tuple[Rows
 
 
 def _read_package(task: Task, source: PackageSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
-    path = package_file(source.name, source.file, places)
+    path = places.file(source.name, source.file) or find_package_file(source.name, source.file)
     _check_revision(task, source.revision, "sha256:" + file_sha256(path), str(path))
     return _read_table(task, path, None, delimiter=",", quoting=csv.QUOTE_MINIMAL), {}
 
@@ -250,35 +249,14 @@ def _read_table(
 
 
 def _read_hub(task: Task, source: HubSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
-    import datasets  # seconds to import, and only hub tasks need it
+    with open_splits(source, places) as load:
 
-    where = f"{source.name} ({source.config or 'default'}) at {source.revision[:12]}"
-    folder = places.get(source.name) or data_snapshot(source.name, source.config, source.revision)
-    if is_commit(folder.name):
-        # The hub's cache names each snapshot's folder by its commit; any other folder is taken at its word.
-        _check_revision(task, source.revision, folder.name, str(folder))
+        def read(split: str) -> Rows:
+            table = load(split)
+            return _rows(task, each_row(table), list(table.column_names), f"{described(source)}, split {split}")
 
-    def read(split: str, shown: Path) -> Rows:
-        try:
-            table = datasets.load_dataset(str(shown), source.config, split=split, cache_dir=str(shown.parent / "cache"))
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(
-                f"cannot load split {split} of task {task.name}",
-                where=f"{where}, {folder}",
-                expected="tables (Parquet, CSV, JSON) with this configuration and split; no code is run",
-                got=_first_line(error).replace(str(shown), str(folder)),
-            ) from error
-        return _rows(task, table, list(table.column_names), f"{where}, split {split}")
-
-    # The library writes tables of its own, and the hub's cache may be read-only and is shared.
-    with tempfile.TemporaryDirectory(prefix="reinit-data-") as scratch:
-        shown = one_configuration(folder, source.config, Path(scratch))
-        validation = {} if task.holdout else {split: read(split, shown) for split in source.validation}
-        return read(source.train, shown), validation
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+        validation = {} if task.holdout else {split: read(split) for split in source.validation}
+        return read(source.train), validation
 
 
 def _dicts(reader: Iterator[list[str]], header: Sequence[str], path: Path) -> Iterator[Row]:

@@ -8,7 +8,7 @@ is autocast around them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -102,7 +102,12 @@ def build_optimiser(groups: Sequence[Group], recipe: Recipe) -> torch.optim.Adam
 
 
 def build_schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LambdaLR:
-    """The learning rate of step t = 0..steps-1, as a factor on each group's own."""
+    """The learning rate of each step, as a factor on each group's own."""
+    return LambdaLR(optimiser, schedule_factor(recipe, steps))
+
+
+def schedule_factor(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    """The learning rate of step t = 0..steps-1 over the recipe's."""
     warmup = math.ceil(recipe.warmup * steps)
 
     def factor(step: int) -> float:
@@ -112,4 +117,4 @@ def build_schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int)
             return 1.0
         return max(0.0, (steps - step) / (steps - warmup))
 
-    return LambdaLR(optimiser, factor)
+    return factor

@@ -20,8 +20,8 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.cell import Model
-from jobs.errors import ConfigurationError, DataError
-from reinit.hub import is_commit, snapshot
+from jobs.errors import ConfigurationError, DataError, SpecError
+from reinit.hub import Repository, fetch, is_commit
 
 ENVIRONMENT: Final = "REINIT_PLACES"
 """Environment variable with a JSON object of name to folder."""
@@ -88,6 +88,31 @@ class Places:
             remedy=f"say where it is: --place {name}=FOLDER",
         )
 
+    def file(self, name: str, file: str) -> Path | None:
+        """A package's file below the folder that its name is mapped to, None when the name is not mapped.
+
+        Raises:
+            SpecError: the file's path leads out of any folder.
+            ConfigurationError: the name is mapped to something that is not a folder.
+            DataError: the folder lacks the file.
+        """
+        if (folder := self.get(name)) is None:
+            return None
+        relative = PurePosixPath(file)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise SpecError(
+                f"a file of {name} leads out of its place", expected="a relative path without `..`", got=file
+            )
+        if not (folder / relative).is_file():
+            raise DataError(
+                f"the place of {name} lacks a file",
+                where=str(folder),
+                expected=file,
+                got=", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "an empty folder",
+                remedy=f"map the folder that this path starts in, as pip installs it: --place {name}=FOLDER",
+            )
+        return folder / relative
+
 
 def resolve_model(model: Model, places: Places) -> Path:
     """The local folder of a model: a mapped place, an installed package, or a hub snapshot, in this order.
@@ -104,7 +129,7 @@ def resolve_model(model: Model, places: Places) -> Path:
     elif model.name.startswith(PACKAGE):
         folder = find_package_model(model.name.removeprefix(PACKAGE))
     else:
-        folder = _fetch_snapshot(model)
+        folder = _fetch_model(model)
     if model.revision.startswith("sha256:"):
         _expect(model, "sha256:" + weights_sha256(folder), folder)
     else:
@@ -160,30 +185,6 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def package_file(distribution: str, file: str, places: Places) -> Path:
-    """The path of a file that a distribution records: below the folder that its name is mapped to, else as installed.
-
-    Raises:
-        ConfigurationError: the name is mapped to no folder, and the distribution is not installed.
-        DataError: the folder, or the distribution, holds no such file.
-    """
-    folder = places.get(distribution)
-    if folder is None:
-        return find_package_file(distribution, file)
-    path = folder / file
-    # A study comes from anywhere: what it names must lie below the folder, also once links are followed.
-    if PurePosixPath(file).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"a file of {distribution} lies outside of its place", where=str(folder), got=file)
-    if not path.is_file():
-        raise DataError(
-            f"the place of {distribution} holds no such file",
-            where=str(folder),
-            got=file,
-            remedy="map the folder that an installation unpacks the distribution into",
-        )
-    return path
-
-
 def find_package_file(distribution: str, file: str) -> Path:
     """The path of a file of an installed distribution, which is never imported.
 
@@ -191,7 +192,10 @@ def find_package_file(distribution: str, file: str) -> Path:
         ConfigurationError: the distribution is not installed.
         DataError: it records no such file, or the file is gone.
     """
-    recorded = _package_files(distribution, distribution)
+    return _recorded_file(distribution, file, _package_files(distribution, distribution))
+
+
+def _recorded_file(distribution: str, file: str, recorded: dict[str, Path]) -> Path:
     if file not in recorded:
         alike = [name for name in recorded if PurePosixPath(name).suffix == PurePosixPath(file).suffix]
         raise DataError(
@@ -213,7 +217,8 @@ def find_package_model(distribution: str) -> Path:
         ConfigurationError: the distribution is not installed.
         DataError: it holds no model, or several.
     """
-    recorded = {PurePosixPath(name) for name in _package_files(distribution, PACKAGE + distribution)}
+    files = _package_files(distribution, PACKAGE + distribution)
+    recorded = {PurePosixPath(name) for name in files}
     folders = sorted(
         file.parent for file in recorded if file.name in {WEIGHTS, INDEX} and file.parent / "config.json" in recorded
     )
@@ -223,30 +228,29 @@ def find_package_model(distribution: str) -> Path:
             expected=f"one folder with config.json and {WEIGHTS}",
             got=", ".join(map(str, folders)) or "none",
         )
-    return find_package_file(distribution, str(folders[0] / "config.json")).parent
+    return _recorded_file(distribution, str(folders[0] / "config.json"), files).parent
 
 
-def _package_files(distribution: str, place: str) -> dict[str, Path]:
-    """Recorded name to path of every file of a distribution; `place` is the name that could be mapped instead."""
+def _package_files(distribution: str, name: str) -> dict[str, Path]:
+    """Recorded name to path of every file of a distribution; `name` is the one that a place would have."""
     try:
         files = metadata.files(distribution)
     except metadata.PackageNotFoundError as error:
         raise ConfigurationError(
-            f"distribution {distribution} is not installed and has no place",
-            remedy=f"pip install --no-deps {distribution}, or say where its files are: --place {place}=FOLDER",
+            f"distribution {distribution} is not installed, and {name} has no place on this machine",
+            remedy=f"pip install --no-deps {distribution}, or say where its files are: --place {name}=FOLDER",
         ) from error
     return {file.as_posix(): Path(str(file.locate())) for file in files or []}
 
 
-def _fetch_snapshot(model: Model) -> Path:
-    """A hub repository at the model's commit, from the cache where it is complete there."""
+def _fetch_model(model: Model) -> Path:
     if not is_commit(model.revision):
         raise ConfigurationError(
             f"{model.name} has no place on this machine",
             got=f"revision {model.revision}, which names weights, not a hub commit",
             remedy=f"say where it is: --place {model.name}=FOLDER, or name a hub commit",
         )
-    return snapshot("model", model.name, model.revision, _HUB_FILES, but_not=["*/*"])
+    return fetch(Repository("model", model.name, model.revision), _HUB_FILES, ["*/*"])
 
 
 def _expect(model: Model, got: str, folder: Path) -> None:

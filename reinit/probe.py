@@ -1,7 +1,9 @@
 """Probing: a linear classifier on one feature of a frozen encoder.
 
 Law: nothing of the encoder ever trains, and unless the treatment says so its dropout is off while the classifier
-trains, so that the features of a text are always the same.
+trains, so that the features of a text are always the same. Then they are made once (`reinit.features`), and the
+classifier trains on them alone (`reinit.classifier`); the whole network is put together to be looked at, and for
+`scored: released_reload`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from transformers import PreTrainedModel
 
 from jobs.cell import Feature, Probe
 from jobs.errors import SpecError
+from reinit.depths import read_feature
 from reinit.surgery import find_pooler
 
 PENALTY: Final = 1.0
@@ -65,15 +68,7 @@ class ProbeNetwork(nn.Module):
     @torch.no_grad()
     def features(self, **inputs: Tensor) -> Tensor:
         """The feature of each text, [B, hidden]; inputs as the tokeniser gives them, each [B, T]."""
-        output = self.encoder(**inputs)
-        if self._feature == "pooler":
-            pooled: Tensor = output.pooler_output
-            return pooled
-        hidden_BTH: Tensor = output.last_hidden_state
-        if self._feature == "cls":
-            return hidden_BTH[:, 0]
-        mask_BT1 = inputs["attention_mask"].unsqueeze(-1).to(hidden_BTH.dtype)
-        return (hidden_BTH * mask_BT1).sum(1) / mask_BT1.sum(1)
+        return read_feature(self.encoder(**inputs), inputs["attention_mask"], self._feature)
 
     def forward(self, **inputs: Tensor) -> Scores:
         """Logits of the classifier."""

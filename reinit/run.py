@@ -10,18 +10,22 @@ import hashlib
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from jobs.cell import Cell
+from jobs.cell import Cell, Probe
 from jobs.result import DivergedRun, Provenance, RunResult, now
+from reinit.classifier import Classifier, fit_classifier, train_classifier
 from reinit.data import Example, TaskTokens
 from reinit.evaluate import Logits, encode_predictions, predict, score
+from reinit.features import FeatureCache
 from reinit.network import Network
-from reinit.probe import ProbeNetwork
 from reinit.ranks import Ranks
-from reinit.train import DivergedError, OnStep, fit_probe, train
+from reinit.train import DivergedError, OnStep, train
+
+if TYPE_CHECKING:
+    from reinit.probe import ProbeNetwork
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ def run_cell(
     seed: int,
     network: Network,
     tokens: TaskTokens,
+    features: FeatureCache,
     ranks: Ranks,
     provenance: Provenance,
     on_step: OnStep,
@@ -47,12 +52,15 @@ def run_cell(
         ReinitError: the cell cannot be run: see `Network.prepare`.
     """
     started = time.perf_counter()
+    examples = tokens.subset(cell.size, seed)
     try:
-        network.prepare(cell, seed)
-        examples = tokens.subset(cell.size, seed)
-        train_loss = _fit(cell, seed, network, examples, ranks, on_step)
-        network.before_scoring(cell, seed)
-        logits = _predict(cell, network, tokens.scored, ranks)
+        if isinstance(cell.treatment, Probe):
+            train_loss, logits = _probe(cell, seed, examples, network, tokens, features, ranks, on_step)
+        else:
+            network.prepare(cell, seed)
+            train_loss = train(network, examples, cell, seed, ranks, on_step)
+            logits = _predict(cell, network, tokens, ranks)
+        _check_finite(cell, logits)
     except DivergedError as error:
         loss: Literal["nan", "inf", "-inf"] = "nan" if math.isnan(error.loss) else "inf" if error.loss > 0 else "-inf"
         about = _about(cell, seed, ranks, provenance, started)
@@ -75,25 +83,52 @@ def run_cell(
     return Outcome(result, predictions)
 
 
-def _fit(cell: Cell, seed: int, network: Network, examples: list[Example], ranks: Ranks, on_step: OnStep) -> float:
-    """Train, or fit a probe that goes to convergence in one go; returns the training loss."""
-    if isinstance(network.module, ProbeNetwork) and cell.steps == 0:
-        bf16 = cell.recipe.precision == "bf16"
-        return fit_probe(network.module, examples, network.pad_token, ranks, bf16=bf16)
-    return train(network, examples, cell, seed, ranks, on_step)
+def _probe(
+    cell: Cell,
+    seed: int,
+    examples: list[Example],
+    network: Network,
+    tokens: TaskTokens,
+    features: FeatureCache,
+    ranks: Ranks,
+    on_step: OnStep,
+) -> tuple[float, dict[str, Logits]]:
+    """Train or fit the classifier on features, and score it; returns the training loss and the logits by split."""
+    assert isinstance(cell.treatment, Probe)  # noqa: S101  `run_cell` asked
 
+    def tick() -> None:
+        on_step(0, math.nan)
 
-def _predict(cell: Cell, network: Network, scored: dict[str, list[Example]], ranks: Ranks) -> dict[str, Logits]:
+    values = features.training(cell, seed, network, tokens, tick)
+    labels = np.array([example.label for example in examples], np.float32)
+    if cell.treatment.fit == "converged":
+        classifier, loss = fit_classifier(values(0), labels, cell.task.outputs)
+    else:
+        hidden = network.stack.network.config.hidden_size
+        start = Classifier.fresh(cell.task.outputs, hidden, seed)
+        classifier, loss = train_classifier(start, values, labels, cell.recipe, seed, on_step)
+    if cell.treatment.scored == "released_reload":
+        network.prepare(cell, seed)
+        cast("ProbeNetwork", network.module).set_classifier(classifier.weight, classifier.bias)
+        network.before_scoring(cell, seed)
+        return loss, _predict(cell, network, tokens, ranks)
     bf16 = cell.recipe.precision == "bf16"
-    logits = {
+    scored = features.scored(cell, network, tokens, tick)
+    return loss, {split: classifier.logits(rows, bf16=bf16) for split, rows in scored.items()}
+
+
+def _predict(cell: Cell, network: Network, tokens: TaskTokens, ranks: Ranks) -> dict[str, Logits]:
+    bf16 = cell.recipe.precision == "bf16"
+    return {
         split: predict(network.module, examples, network.pad_token, ranks, bf16=bf16)
-        for split, examples in scored.items()
+        for split, examples in tokens.scored.items()
     }
-    for values in logits.values():
-        # A finite loss can still leave weights that are not: the last update has no later loss to betray it.
-        if not np.isfinite(values).all():
-            raise DivergedError(cell.steps, math.nan)
-    return logits
+
+
+def _check_finite(cell: Cell, logits: dict[str, Logits]) -> None:
+    """A finite loss can still leave weights that are not: the last update has no later loss to betray it."""
+    if not all(np.isfinite(values).all() for values in logits.values()):
+        raise DivergedError(cell.steps, math.nan)
 
 
 def _about(cell: Cell, seed: int, ranks: Ranks, provenance: Provenance, started: float) -> dict[str, Any]:

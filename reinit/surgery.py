@@ -142,7 +142,9 @@ def _truncated_normal(shape: Sequence[int], cut: float, generator: torch.Generat
 
 @torch.no_grad()
 def reinitialise(stack: Stack, treatment: Reinit, seed: int) -> None:
-    """Redraw the treatment's layers in place, its pooler where it says so, and freeze its frozen layers.
+    """Redraw the treatment's layers in place, and its pooler where it says so.
+
+    Its frozen layers are left to the optimiser's groups: their gradients are still wanted (see `Reinit`).
 
     Raises:
         SpecError: a parameter is neither matrix, bias nor norm, so that only `architecture` knows how to draw it; or
@@ -155,8 +157,6 @@ def reinitialise(stack: Stack, treatment: Reinit, seed: int) -> None:
         if pooler is None:
             raise SpecError(f"{type(stack.network).__name__} has no pooler to redraw", remedy="say pooler: keep")
         redraw(pooler, stack.network, treatment.init, seed, "pooler", keep_norms=treatment.keep_layernorm)
-    for index in treatment.frozen_layers:
-        stack.layers[index].requires_grad_(False)
 
 
 @torch.no_grad()

@@ -15,11 +15,10 @@ import torch.distributed
 from torch import Tensor, nn
 
 from jobs.cell import Cell
-from reinit.batches import collate, evaluation_batches, training_batches
+from reinit.batches import collate, training_batches
 from reinit.data import Example
 from reinit.engine import build_engine, close_engine
 from reinit.network import Network
-from reinit.probe import ProbeNetwork, fit_converged
 from reinit.ranks import Ranks
 from reinit.streams import stream_seed
 
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 OnStep = Callable[[int, float], None]
-"""Called after each optimiser step with the number of steps done and the step's loss; may raise to stop the run."""
+"""Called after each optimiser step with the number of steps done and the step's loss; may raise to stop the run.
+
+Where time passes without a step it may also be called with 0 and NaN."""
 
 
 class DivergedError(Exception):
@@ -90,25 +91,6 @@ def _step(
     engine.backward(loss * ranks.world_size)
     engine.step()
     return value
-
-
-def fit_probe(probe: ProbeNetwork, examples: Sequence[Example], pad_token: int, ranks: Ranks, *, bf16: bool) -> float:
-    """Fit the probe's classifier to convergence on the features of all examples, dropout off; no seed, no step.
-
-    Returns:
-        The mean training loss of the fitted classifier, its penalty left out.
-    """
-    probe.eval()
-    features = torch.empty(len(examples), probe.classifier.in_features)
-    labels = torch.tensor([example.label for example in examples])
-    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
-        for indices in evaluation_batches(examples):
-            batch = collate([examples[index] for index in indices], pad_token).to(ranks.device)
-            features[indices] = probe.features(**batch.inputs).float().cpu()
-    weight, bias = fit_converged(features, labels, probe.classifier.out_features)
-    probe.set_classifier(weight, bias)
-    logits = nn.functional.linear(features, weight, bias)
-    return float(losses_of(logits, labels, regression=probe.classifier.out_features == 1).mean())
 
 
 def losses_of(logits: Tensor, labels: Tensor, *, regression: bool) -> Tensor:

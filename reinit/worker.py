@@ -10,10 +10,11 @@ import gc
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from jobs.cell import Cell, canonical
+from jobs.cell import Cell, Probe, canonical
 from jobs.errors import SpecError
 from reinit.data import TaskTokens
 from reinit.engine import engine_config
+from reinit.features import FeatureCache
 from reinit.network import Network, load_tokenizer
 from reinit.places import Places, resolve_model, weights_sha256
 from reinit.provenance import code_commit, read_provenance
@@ -36,6 +37,7 @@ class Worker:
         code_commit()
         # The libraries' half million objects never die: leave them out of every collection to come.
         gc.freeze()
+        self._features = FeatureCache(self._ranks)
         self._tokens: dict[bytes, TaskTokens] = {}
         self._network: tuple[bytes, Network] | None = None
 
@@ -56,6 +58,8 @@ class Worker:
         tried = set()
         for cell in cells:
             self._tokens_of(cell)
+            if isinstance(cell.treatment, Probe):
+                self._features.announce(cell)
             engine_config(cell.recipe, self._ranks.world_size)
             # Depths and orders were checked when the cell was made; what else a treatment asks of a network does not
             # depend on them, so one cell speaks for all that differ in nothing else.
@@ -72,7 +76,7 @@ class Worker:
         tokens, network = self._tokens_of(cell), self._network_of(cell)
         folder = resolve_model(cell.model, self._places)
         provenance = read_provenance(cell, self._ranks, weights_sha256(folder), tokens.rows_sha256)
-        return run_cell(cell, seed, network, tokens, self._ranks, provenance, on_step)
+        return run_cell(cell, seed, network, tokens, self._features, self._ranks, provenance, on_step)
 
     def _tokens_of(self, cell: Cell) -> TaskTokens:
         key = canonical([cell.task.model_dump(), cell.model.model_dump(), cell.recipe.max_length])

@@ -17,7 +17,7 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-pytest_plugins = ["tests.s3"]
+pytest_plugins = ["tests.s3", "tests.browser"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,6 +17,8 @@ import typer.main
 from typer.core import TyperGroup, TyperOption
 
 from jobs.cli import app
+from jobs.study import study_of
+from jobs.yamlfile import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide.md"
@@ -99,6 +101,17 @@ def save(text: str, folder: Path) -> None:
     """Files that the guide shows say their name in the first line; other blocks of YAML are fragments."""
     if named := re.match(r"# file: (\S+)\n", text):
         (folder / named[1]).write_text(text, encoding="utf-8")
+
+
+def test_the_tasks_that_the_guide_shows_are_tasks() -> None:
+    shown = [text for language, text in blocks() if language == "yaml" and text.startswith("tasks:")]
+    assert len(shown) == 2
+    head = (ROOT / "jobs" / "studies" / "probing.yaml").read_text(encoding="utf-8")
+    family = "families:\n  - {family: single, layers: [0], sizes: [9], seeds: 1}\n"
+    for text in shown:
+        filled = text.replace('"sha256:..."', f"sha256:{'0' * 64}").replace('"..."', f'"{"0" * 40}"')
+        before = head[: head.index("tasks:")]
+        assert study_of(parse_yaml(f"{before}{filled}{family}", "guide.yaml")).plan()
 
 
 @pytest.mark.slow

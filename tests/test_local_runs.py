@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -78,6 +79,7 @@ def test_results_do_not_depend_on_how_runs_are_shared_out_and_the_store_may_be_a
     }
     assert in_bucket == science(one)
     assert len(in_bucket) == 4
+    assert not (tmp_path / "one" / "logs").exists(), "the store has logs of failed runs alone"
     again = finished(command(study, bucket, folder), tmp_path)
     assert "all 4 runs are already done" in again.stdout
 
@@ -106,6 +108,18 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_does_the_rest(tmp_path:
     assert f"{len(kept)} of 4 runs already done" in rest.stdout
     assert len(science(store)) == 4
     assert kept.items() <= science(store).items()
+
+
+def test_a_packages_model_is_read_from_its_place_and_checked_there(tmp_path: Path) -> None:
+    folder = write_sentences(tmp_path / "data")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"others")
+    place = ["--place", f"{MINILM.name}={weights.parent}"]
+    done = finished(command(a_study(folder), f"file://{tmp_path}/store", folder, *place), tmp_path)
+    assert done.returncode == 65, done.stdout + done.stderr
+    assert "are not the ones that the cell names" in done.stderr
+    assert str(weights.parent) in done.stderr
 
 
 def test_a_task_that_the_data_do_not_fit_stops_the_study_before_any_training(tmp_path: Path) -> None:
@@ -151,3 +165,24 @@ def test_a_worker_that_is_killed_is_told_with_the_run_it_was_at(tmp_path: Path) 
     assert "killed by signal 9" in errors
     assert "tiny-8-finetune" in errors
     assert science(store), "the run that was finished before is kept"
+
+
+def test_a_result_is_made_again_bit_by_bit_and_one_that_was_altered_is_not(tmp_path: Path) -> None:
+    folder = write_sentences(tmp_path / "data")
+    study, store = a_study(folder, seeds=1), f"file://{tmp_path}/store"
+    first = finished(command(study, store, folder, "--workers", "1"), tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    digest = next(iter(science(store))).partition("/")[0]
+    main = [sys.executable, "-c", "from jobs.cli import main; main()", "reproduce"]
+    place = ["--place", f"tiny={folder}", "--check"]
+    again = finished([*main, digest[:8], "--store", store, *place], tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "equal, bit by bit" in again.stdout
+    assert len(science(store)) == 2  # the check writes elsewhere
+    path = next((tmp_path / "store" / "runs" / digest).iterdir())
+    altered = json.loads(path.read_text())
+    altered["metrics"]["dev.tsv/accuracy"] += 0.125
+    (tmp_path / "altered.json").write_text(json.dumps(altered))
+    told = finished([*main, str(tmp_path / "altered.json"), *place], tmp_path)
+    assert told.returncode == 65, told.stdout + told.stderr
+    assert "one of the two is wrong" in told.stdout

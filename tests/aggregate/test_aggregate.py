@@ -1,7 +1,8 @@
 import io
+import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,17 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from aggregate.aggregate import FILES, Written, aggregate_runs, aggregate_study
+from aggregate.aggregate import FILES, Written, aggregate_runs, aggregate_studies, aggregate_study
 from aggregate.coverage import Extras
 from aggregate.frame import read_frame
 from jobs.errors import DataError
 from jobs.found import Damaged
-from jobs.plan import PlannedCell
+from jobs.plan import Plan, PlannedCell
 from jobs.result import DivergedRun, RunResult
 from jobs.store import open_store
 from tests.aggregate.evil import EVIL
 from tests.aggregate.runs import SMALL, a_frame, cell, permuted, planned, progressive_plans, rising, scored
+from tests.aggregate.runs import found as found_of
 from tests.make import a_failure, a_provenance, a_result, some_predictions
 
 PLANS = progressive_plans()
@@ -130,10 +132,13 @@ def test_evil_names_titles_and_notes_reach_no_file_unescaped(tmp_path: Path) -> 
     text, out = "".join(EVIL.values()), io.StringIO()
     runs = a_frame(plans, scored(plans, rising))
     aggregate_runs(About("a-study", text, text), runs, Extras(), tmp_path, console=Console(file=out))
-    for name in ("table.md", "table.csv", "runs.csv", "coverage.md", "coverage.csv", "table.tex"):
+    for name in ("table.md", "table.csv", "runs.csv", "coverage.md", "coverage.csv", "table.tex", "claims.md"):
         assert all(line.isprintable() for line in (tmp_path / name).read_text().split("\n"))
     assert all(line.isprintable() for line in out.getvalue().split("\n"))
-    assert "<script>" not in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "claims.json").read_text().isascii()
+    assert not [line for line in (tmp_path / "effects.csv").read_text().split("\n") if not line.isprintable()]
+    for name in ("table.md", "claims.md"):
+        assert "<script>" not in (tmp_path / name).read_text()
 
 
 def test_what_a_store_holds_becomes_tables_with_its_failures_damage_and_duplicates_said(tmp_path: Path) -> None:
@@ -155,3 +160,49 @@ def test_what_a_store_holds_becomes_tables_with_its_failures_damage_and_duplicat
     text = (tmp_path / "out" / "coverage.md").read_text()
     assert "duplicate: sst2-500-finetune" in text
     assert "2 results, largest difference" in text
+
+
+def test_claims_are_written_and_shown_and_marked_where_runs_are_missing(tmp_path: Path) -> None:
+    out = io.StringIO()
+    result = written(tmp_path, results=HOLE, allow_partial=True, console=Console(file=out, width=200))
+    assert [claim.id for claim in result.claims] == [f"E{number}" for number in range(1, 14)]
+    incomplete = "INCOMPLETE: planned runs without a score: 1 of 15."
+    assert json.loads((tmp_path / "claims.json").read_text())["holes"] == incomplete
+    assert incomplete in (tmp_path / "claims.md").read_text()
+    assert out.getvalue().count("not enough data") >= 13
+    assert (tmp_path / "effects.csv").read_text().startswith("effect,model")
+
+
+def test_several_studies_are_one_table_of_all_their_cells_each_once(tmp_path: Path) -> None:
+    second = [replace(TWO_PLANS[0], seeds=(3, 4)), PLANS[2]]
+    results = scored([*TWO_PLANS, *second], rising)
+    store = open_store((tmp_path / "store").as_uri())
+    for one in results:
+        store.put(one, some_predictions(one.seed))
+    studies = [(About("one", "First"), Plan(TWO_PLANS)), (About("two", "Second"), Plan(second))]
+    digests = {each.cell.digest for _, plan in studies for each in plan}
+    found, failures = store.all_results(digests), store.all_failures(digests)
+    both = aggregate_studies(studies, found, failures, tmp_path / "out")
+    shared = both.frame[both.frame["digest"] == TWO_PLANS[0].cell.digest]
+    assert shared["seed"].tolist() == [1, 2, 3, 4]
+    assert shared["planned"].all()
+    assert list(dict.fromkeys(both.frame["study"])) == ["one, two", "one", "two"]
+    assert "# one: First; two: Second" in (tmp_path / "out" / "table.md").read_text()
+    assert both.frame["digest"].nunique() == 3
+
+
+def test_a_hole_in_several_studies_names_the_commands_that_fill_it(tmp_path: Path) -> None:
+    studies = [(About("one"), Plan(TWO_PLANS)), (About("two"), Plan(PLANS[2:3]))]
+    with pytest.raises(DataError) as caught:
+        aggregate_studies(studies, {}, {}, tmp_path)
+    assert "the union of studies one, two is not complete" in str(caught.value)
+    assert "`reinit run one --store URL` and `reinit run two --store URL` run what" in str(caught.value)
+
+
+def test_a_study_named_twice_is_one(tmp_path: Path) -> None:
+    found = found_of(TWO_RESULTS)
+    studies = [(About(), Plan(TWO_PLANS))] * 2
+    twice = aggregate_studies(studies, found, {}, tmp_path / "twice")
+    once = aggregate_study(About(), TWO_PLANS, found, {}, tmp_path / "once")
+    pd.testing.assert_frame_equal(twice.frame, once.frame)
+    assert contents(tmp_path / "twice") == contents(tmp_path / "once")

@@ -11,13 +11,13 @@ PLANS = progressive_plans()
 
 
 def test_a_complete_study_is_accepted() -> None:
-    refuse_holes(a_frame(PLANS, scored(PLANS, rising)), Extras(), study="a-study")
+    refuse_holes(a_frame(PLANS, scored(PLANS, rising)), Extras(), studies=("a-study",))
 
 
 def test_one_missing_run_is_refused_by_name_with_a_remedy() -> None:
     results = scored(PLANS, rising)[:-1]
     with pytest.raises(DataError) as caught:
-        refuse_holes(a_frame(PLANS, results), Extras(), study="a-study")
+        refuse_holes(a_frame(PLANS, results), Extras(), studies=("a-study",))
     text = str(caught.value)
     assert "1 of 15 runs have no score" in text
     assert f"missing: {PLANS[-1].cell.name}, seed 3" in text
@@ -28,12 +28,12 @@ def test_one_missing_run_is_refused_by_name_with_a_remedy() -> None:
 
 def test_an_empty_store_is_refused() -> None:
     with pytest.raises(DataError, match="15 of 15 runs have no score"):
-        refuse_holes(a_frame(PLANS, []), Extras(), study="a-study")
+        refuse_holes(a_frame(PLANS, []), Extras(), studies=("a-study",))
 
 
 def test_many_problems_are_named_in_part_and_counted_on_one_screen() -> None:
     with pytest.raises(DataError) as caught:
-        refuse_holes(a_frame(PLANS, []), Extras(damaged=(Damaged("runs/x", "truncated"),)), study="a-study")
+        refuse_holes(a_frame(PLANS, []), Extras(damaged=(Damaged("runs/x", "truncated"),)), studies=("a-study",))
     assert "and 11 more" in str(caught.value)
     assert len(str(caught.value).splitlines()) < 24
 
@@ -50,14 +50,14 @@ def test_many_problems_are_named_in_part_and_counted_on_one_screen() -> None:
 )
 def test_damage_and_contradictions_are_refused_even_when_every_run_has_a_score(extras: Extras, word: str) -> None:
     with pytest.raises(DataError) as caught:
-        refuse_holes(a_frame(PLANS, scored(PLANS, rising)), extras, study="a-study")
+        refuse_holes(a_frame(PLANS, scored(PLANS, rising)), extras, studies=("a-study",))
     assert word in str(caught.value)
 
 
 def test_a_diverged_run_is_refused_and_not_sent_to_run_again() -> None:
     one = cell()
     with pytest.raises(DataError) as caught:
-        refuse_holes(a_frame([planned(one, seeds=(1,))], [a_diverged(one, 1)]), Extras(), study="a-study")
+        refuse_holes(a_frame([planned(one, seeds=(1,))], [a_diverged(one, 1)]), Extras(), studies=("a-study",))
     assert "diverged: sst2-500-finetune" in str(caught.value)
     assert "reinit run" not in str(caught.value)
 
@@ -106,7 +106,7 @@ def test_duplicates_are_noted_with_their_largest_difference_and_not_refused() ->
     plans = [planned(cell(), seeds=(1,))]
     frame = a_frame(plans, scored(plans, rising))
     extras = Extras(duplicates=(Duplicate(plans[0].cell.digest, 1, ("x", "y"), 0.0125),))
-    refuse_holes(frame, extras, study="a-study")
+    refuse_holes(frame, extras, studies=("a-study",))
     (note,) = notes(frame, extras)
     assert note.startswith(
         f"duplicate: {plans[0].cell.name}, seed 1: 2 results, largest difference of a metric 0.0125;"

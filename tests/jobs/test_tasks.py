@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from jobs.tasks import GLUE, FolderSource, Holdout, HubSource, PackageSource, Task
+from jobs.tasks import BUILT_IN, GLUE, GLUE_COMMIT, SUPERGLUE, FolderSource, Holdout, HubSource, PackageSource, Task
 
 HASH = f"sha256:{'0' * 64}"
 HUB = {"kind": "hub", "name": "some/reviews", "revision": "0" * 40}
@@ -40,6 +40,45 @@ def test_the_papers_tasks_have_the_papers_rows_and_metrics() -> None:
     assert GLUE["qnli"].text == ("question", "sentence")
 
 
+FACTS: dict[str, tuple[tuple[str, ...], int | None, tuple[str, ...], tuple[int, ...]]] = {
+    # columns in the order the model sees them, classes, official metrics with ours for the headline first, rows
+    "cola": (("sentence",), 2, ("matthews",), (8_551, 1_043)),
+    "sst2": (("sentence",), 2, ("accuracy",), (67_349, 872)),
+    "mrpc": (("sentence1", "sentence2"), 2, ("f1", "accuracy"), (3_668, 408)),
+    "qqp": (("question1", "question2"), 2, ("f1", "accuracy"), (363_846, 40_430)),
+    "stsb": (("sentence1", "sentence2"), None, ("pearson", "spearman"), (5_749, 1_500)),
+    "mnli": (("premise", "hypothesis"), 3, ("accuracy",), (392_702, 9_815, 9_832)),
+    "qnli": (("question", "sentence"), 2, ("accuracy",), (104_743, 5_463)),
+    "rte": (("sentence1", "sentence2"), 2, ("accuracy",), (2_490, 277)),
+    "wnli": (("sentence1", "sentence2"), 2, ("accuracy",), (635, 71)),
+    "boolq": (("question", "passage"), 2, ("accuracy",), (9_427, 3_270)),
+    "cb": (("premise", "hypothesis"), 3, ("f1_macro", "accuracy"), (250, 56)),
+}
+
+
+def test_built_in_tasks_have_the_columns_classes_metrics_and_rows_that_their_benchmarks_publish() -> None:
+    found = {
+        name: (task.text, task.labels and len(task.labels), task.metrics, (task.train_rows, *task.validation_rows))
+        for name, task in BUILT_IN.items()
+    }
+    assert found == FACTS
+    assert len(GLUE) == 9
+
+
+def test_labels_are_the_hubs_numbers_in_their_order() -> None:
+    for task in BUILT_IN.values():
+        assert task.label == "label"
+        assert task.labels is None or task.labels == tuple(map(str, range(len(task.labels))))
+
+
+def test_built_in_tasks_name_one_commit_of_their_benchmark() -> None:
+    sources = [task.source for task in GLUE.values() if isinstance(task.source, HubSource)]
+    assert {(source.name, source.revision) for source in sources} == {("nyu-mll/glue", GLUE_COMMIT)}
+    sources = [task.source for task in SUPERGLUE.values() if isinstance(task.source, HubSource)]
+    assert {source.name for source in sources} == {"aps/super_glue"}
+    assert all(isinstance(task.source, HubSource) and task.source.config == name for name, task in BUILT_IN.items())
+
+
 def test_mnli_is_scored_on_both_its_splits_the_matched_one_first() -> None:
     assert GLUE["mnli"].splits == ("validation_matched", "validation_mismatched")
     assert GLUE["mnli"].headline == "validation_matched/accuracy"
@@ -52,9 +91,9 @@ def test_similarity_is_a_regression() -> None:
     assert GLUE["stsb"].headline == "validation/pearson"
 
 
-@pytest.mark.parametrize("name", GLUE)
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_tasks_read_back_as_themselves(name: str) -> None:
-    task = GLUE[name]
+    task = BUILT_IN[name]
     assert task.name == name
     assert Task.model_validate_json(task.model_dump_json()) == task
     assert hash(Task.model_validate_json(task.model_dump_json())) == hash(task)

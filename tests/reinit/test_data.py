@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import DataError
+from jobs.errors import ConfigurationError, DataError
 from jobs.tasks import GLUE, FolderSource, Holdout, Task
 from reinit.data import Tokens, folder_revision, read_task, subset, words
 from reinit.places import Places
@@ -183,6 +184,43 @@ def test_each_row_is_tokenised_once_however_often_it_is_asked_for(folder: Path, 
     assert tokenizer.rows == 2
     assert len(tokens.all()) == 4
     assert tokenizer.rows == 4
+
+
+CSV = 'text,label\n"fine, really",1\npoor,0\ngood,1\n'
+
+
+def a_package_task(content: str = CSV) -> Task:
+    return Task.model_validate(
+        {
+            "name": "movies",
+            "source": {
+                "kind": "package",
+                "name": "movies-in-no-registry",
+                "file": "movies/rows.csv",
+                "revision": "sha256:" + hashlib.sha256(content.encode()).hexdigest(),
+            },
+            "text": ("text",),
+            "label": "label",
+            "labels": ("0", "1"),
+            "metrics": ("accuracy",),
+            "holdout": {"rows": 1, "seed": 0},
+            "train_rows": 2,
+            "validation_rows": (1,),
+        }
+    )
+
+
+def test_a_packages_file_is_read_from_a_place_where_the_package_is_not_installed(tmp_path: Path) -> None:
+    (tmp_path / "movies").mkdir()
+    (tmp_path / "movies" / "rows.csv").write_text(CSV, encoding="utf-8")
+    places = Places({"movies-in-no-registry": tmp_path})
+    rows = read_task(a_package_task(), places)
+    assert {*rows.train.texts, *rows.validation["holdout"].texts} == {("fine, really",), ("poor",), ("good",)}
+    with pytest.raises(DataError, match="not the ones the study names"):
+        read_task(a_package_task("other bytes"), places)
+    with pytest.raises(ConfigurationError, match="not installed") as refusal:
+        read_task(a_package_task(), Places())
+    assert "--place movies-in-no-registry=FOLDER" in str(refusal.value)
 
 
 def test_bytes_that_are_no_text_are_refused_by_file(tmp_path: Path) -> None:

@@ -1,165 +1,124 @@
-"""Models and data sets of a hub, from a cache laid out as the hub's client lays it out."""
+"""One commit of a repository as a folder: what the hub's client is asked for, and what its cache may hold."""
 
 from __future__ import annotations
 
-import os
+import errno
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from jobs.errors import ConfigurationError, DataError, SpecError
-from jobs.tasks import GLUE, HubSource, Task
-from reinit.data import read_task
-from reinit.hub import files_of
-from reinit.places import Places
+from jobs.cell import Model
+from jobs.errors import ConfigurationError, DataError, TransientError
+from reinit.hub import CODE, Repository, fetch, is_commit
+from reinit.places import Places, resolve_model
+from tests.reinit.hubcache import COMMIT, a_repository, listing, make_read_only, make_writable
 
-CARD = """---
-license: other
-dataset_info:
-- config_name: sst2
-  features:
-  - {name: sentence, dtype: string}
-  - name: label
-    dtype: {class_label: {names: {'0': negative, '1': positive}}}
-  splits:
-  - {name: train, num_bytes: 1, num_examples: 3}
-  - {name: validation, num_bytes: 1, num_examples: 2}
-configs:
-- config_name: cola
-  data_files:
-  - {split: train, path: cola/train-*}
-- config_name: sst2
-  data_files:
-  - split: train
-    path: sst2/train-*
-  - split: validation
-    path: [sst2/validation-*]
----
-A text with --- in it.
-"""
-
-
-def a_snapshot(folder: Path, card: str = CARD) -> Path:
-    """A dataset repository as the hub lays it out: one configuration in Parquet files, named in the card's header."""
-    (folder / "sst2").mkdir(parents=True)
-    for split, texts, labels in (("train", ["a", "b", "c"], [1, 0, 1]), ("validation", ["d", "e"], [0, 1])):
-        table = pa.table({"sentence": texts, "label": labels})
-        pq.write_table(table, folder / "sst2" / f"{split}-00000-of-00001.parquet")
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return folder
-
-
-def in_cache(cache: Path, snapshot: Path, name: str, revision: str) -> Path:
-    """The snapshot in a hub cache: files are links to blobs, named by what they hold."""
-    repository = cache / f"datasets--{name.replace('/', '--')}"
-    (repository / "blobs").mkdir(parents=True)
-    for number, file in enumerate(sorted(file for file in snapshot.rglob("*") if file.is_file())):
-        blob = repository / "blobs" / f"{number:040x}"
-        blob.write_bytes(file.read_bytes())
-        link = repository / "snapshots" / revision / file.relative_to(snapshot)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.relpath(blob, link.parent))
-    return repository
-
-
-def sst2(**changes: object) -> Task:
-    return GLUE["sst2"].model_copy(update={"train_rows": 3, "validation_rows": (2,), **changes})
-
-
-def state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every path below, with its size and time of change."""
-    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in [folder, *folder.rglob("*")]}
+MODEL = Repository("model", "some/model", COMMIT)
+DATA = Repository("dataset", "some/data", COMMIT)
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache of this machine."""
     from huggingface_hub import constants
 
-    folder = tmp_path / "hub"
-    folder.mkdir()
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    return folder
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
 
 
-def test_a_hub_task_reads_a_snapshot_that_the_site_maps_its_name_to(tmp_path: Path) -> None:
-    rows = read_task(sst2(), Places({"nyu-mll/glue": a_snapshot(tmp_path / "glue")}))
-    assert rows.train.texts == [("a",), ("b",), ("c",)]
-    assert rows.train.labels == [1.0, 0.0, 1.0]
-    assert rows.validation["validation"].labels == [0.0, 1.0]
+def test_a_commit_is_forty_hexadecimal_digits() -> None:
+    assert is_commit(COMMIT)
+    assert not is_commit("main")
+    assert not is_commit(COMMIT.upper().replace("0", "G"))
 
 
-def test_a_hub_task_reads_the_cache_offline_and_leaves_no_trace_in_it(cache: Path, tmp_path: Path) -> None:
-    source = GLUE["sst2"].source
-    assert isinstance(source, HubSource)
-    in_cache(cache, a_snapshot(tmp_path / "glue"), source.name, source.revision)
-    before = state(cache)
-    rows = read_task(sst2(), Places())
-    assert [len(rows.train), len(rows.validation["validation"])] == [3, 2]
-    assert state(cache) == before
+@pytest.mark.parametrize("repository", [MODEL, DATA])
+def test_a_cached_commit_is_found_without_a_network_and_nothing_is_written(cache: Path, repository: Repository) -> None:
+    files = {"a.txt": b"a", "deep/b.txt": b"b"}
+    snapshot = a_repository(cache, repository.kind, repository.name, files, listed=files)
+    make_read_only(cache)
+    before = listing(cache)
+    try:
+        assert fetch(repository, ["*.txt"]) == snapshot
+        assert listing(cache) == before
+    finally:
+        make_writable(cache)
 
 
-def test_a_snapshot_of_another_commit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not the ones the study names"):
-        read_task(sst2(), Places({"nyu-mll/glue": a_snapshot(tmp_path / ("0" * 40))}))
+@pytest.mark.parametrize("repository", [MODEL, DATA])
+def test_what_the_cache_lacks_is_refused_offline_with_both_remedies(cache: Path, repository: Repository) -> None:
+    a_repository(cache, repository.kind, repository.name, {"a.txt": b"a"}, listed=["a.txt", "b.txt"])
+    with pytest.raises(ConfigurationError, match=f"lacks this {repository.noun}") as refusal:
+        fetch(repository, ["*.txt"])
+    assert "reinit doctor STUDY" in str(refusal.value)
+    assert f"--place {repository.name}=FOLDER" in str(refusal.value)
+    assert fetch(repository, ["a.*"]).name == COMMIT
+    with pytest.raises(ConfigurationError, match="switched off"):
+        fetch(Repository(repository.kind, repository.name, "f" * 40), None)
 
 
-def test_a_hub_task_without_cache_or_place_is_refused_with_what_to_do(cache: Path) -> None:
-    assert cache.is_dir()
-    with pytest.raises(ConfigurationError, match="switched off") as refusal:
-        read_task(GLUE["rte"], Places())
-    assert "--place nyu-mll/glue=" in str(refusal.value)
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_a_link_that_leaves_the_repository_is_refused(cache: Path, tmp_path: Path, kind: Any) -> None:
+    (tmp_path / "secret").write_text("secret")
+    snapshot = a_repository(cache, kind, "some/thing", {"config.json": b"{}"})
+    (snapshot / "deep").mkdir()
+    (snapshot / "deep" / "model.safetensors").symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match="links out of its repository") as refusal:
+        fetch(Repository(kind, "some/thing", COMMIT), None)
+    assert refusal.value.got == str(tmp_path / "secret")
 
 
-def test_a_data_set_whose_name_is_no_hub_id_is_refused(cache: Path) -> None:
-    assert cache.is_dir()
-    task = sst2(source=HubSource(name="a b/c/d", revision="0" * 40))
-    with pytest.raises(SpecError, match="neither a hub id nor mapped"):
-        read_task(task, Places())
+def test_a_cache_that_is_itself_a_link_is_as_good_as_another(cache: Path, tmp_path: Path) -> None:
+    snapshot = a_repository(tmp_path / "disk", "model", "some/model", {"model.safetensors": b"weights"})
+    cache.symlink_to(tmp_path / "disk")
+    found = resolve_model(Model(name="some/model", revision=COMMIT, layers=1), Places())
+    assert found.resolve() == snapshot
 
 
-def test_a_configuration_or_split_that_is_not_there_is_refused_with_the_folder(tmp_path: Path) -> None:
-    places = Places({"nyu-mll/glue": a_snapshot(tmp_path / "glue")})
-    source = GLUE["sst2"].source
-    for changes in ({"config": "absent"}, {"validation": ("test",)}):
-        with pytest.raises(DataError, match="cannot load split") as refusal:
-            read_task(sst2(source=source.model_copy(update=changes)), places)
-        assert str(tmp_path / "glue") in str(refusal.value)
+def online(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    """A hub that can be asked; `answer` stands in for its client's function."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
 
 
-def test_a_repository_of_code_alone_is_refused_and_its_code_is_not_run(tmp_path: Path) -> None:
-    folder = tmp_path / "glue"
-    folder.mkdir()
-    (folder / "glue.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(DataError, match="cannot load split"):
-        read_task(sst2(), Places({"nyu-mll/glue": folder}))
-    assert not (tmp_path / "ran").exists()
+def test_the_hub_is_asked_for_the_commit_and_never_for_code(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = a_repository(cache, "dataset", "some/data", {"a.csv": b"a"})
+    asked: dict[str, Any] = {}
+
+    def answer(name: str, **options: Any) -> str:
+        asked.update(options, name=name)
+        return str(snapshot)
+
+    online(monkeypatch, answer)
+    assert fetch(DATA, ["*.csv"]) == snapshot
+    assert asked == {
+        "name": "some/data",
+        "repo_type": "dataset",
+        "revision": COMMIT,
+        "allow_patterns": ["*.csv"],
+        "ignore_patterns": list(CODE),
+        "local_files_only": False,
+    }
 
 
 @pytest.mark.parametrize(
-    ("header", "config", "files"),
+    ("error", "refusal"),
     [
-        (CARD, "sst2", ["sst2/train-*", "sst2/validation-*"]),
-        (CARD, "cola", ["cola/train-*"]),
-        (CARD, "absent", ["*"]),
-        (CARD, None, ["cola/train-*"]),
-        ("---\nconfigs:\n- {config_name: a, data_files: a}\n- {config_name: b, data_files: [b], default: true}\n---\n",
-         None, ["b"]),
-        ("---\nconfigs:\n- {config_name: a, data_dir: below}\n---\n", "a", ["below/*"]),
-        ("---\nlicense: other\n---\n", None, ["*"]),
-        ("no header at all", None, ["*"]),
-        ("---\n: [\n---\n", None, ["*"]),
-        ("---\nconfigs: 3\n---\n", None, ["*"]),
-        ("---\nconfigs: [3, {config_name: a, data_files: {split: 1}}]\n---\n", "a", ["*"]),
+        (ConnectionError("no route\nto host"), TransientError),
+        (PermissionError(errno.EACCES, "denied"), ConfigurationError),
+        (OSError(errno.EROFS, "read-only file system"), ConfigurationError),
     ],
-)  # fmt: skip
-def test_only_the_files_of_a_configuration_are_fetched_where_the_card_says_which(
-    tmp_path: Path, header: str, config: str | None, files: list[str]
+)
+def test_what_may_pass_is_tried_again_and_what_cannot_be_written_is_not(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, refusal: type[Exception]
 ) -> None:
-    (tmp_path / "README.md").write_text(header, encoding="utf-8")
-    assert files_of(tmp_path / "README.md", config) == files
+    def answer(*_: object, **__: object) -> str:
+        raise error
 
-
-def test_a_repository_without_a_card_is_fetched_whole(tmp_path: Path) -> None:
-    assert files_of(tmp_path / "README.md", None) == ["*"]
+    online(monkeypatch, answer)
+    with pytest.raises(refusal):
+        fetch(DATA, None)

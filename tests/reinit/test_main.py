@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jobs.cluster import Cluster
 from jobs.environment import chunks, pod_environment
 from jobs.errors import SpecError
-from reinit.__main__ import pod_runs, ranks_to_start
+from reinit.environment import pod_runs, ranks_to_start
 from tests.make import a_cell
 
 SITE = Cluster(image="registry.example/reinit@sha256:" + "0" * 64, store="s3://bucket/prefix")

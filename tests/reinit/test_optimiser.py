@@ -46,7 +46,10 @@ def test_every_trainable_parameter_is_in_exactly_one_group(network_of: NetworkOf
     network = network_of(kind)
     found = groups(network, TREATMENTS[name])
     held = Counter(id(parameter) for group in found for parameter in group.parameters)
-    trainable = {id(p) for p in network.module.parameters() if p.requires_grad}
+    treatment = TREATMENTS[name]
+    frozen = treatment.frozen_layers if isinstance(treatment, Reinit) else ()
+    still = {id(p) for index in frozen for p in network.stack.layers[index].parameters()}
+    trainable = {id(p) for p in network.module.parameters() if p.requires_grad} - still
     assert set(held) == trainable
     assert set(held.values()) == {1}
     named = dict(network.module.named_parameters())
@@ -86,12 +89,12 @@ def test_the_head_has_a_group_of_its_own_at_the_base_rate(network_of: NetworkOf)
 
 
 @KINDS
-def test_frozen_layers_are_in_no_group_and_take_no_gradient(network_of: NetworkOf, kind: str) -> None:
+@pytest.mark.parametrize("redrawn", [(), (3,), (2, 3)])
+def test_frozen_layers_are_in_no_group(network_of: NetworkOf, kind: str, redrawn: tuple[int, ...]) -> None:
     network = network_of(kind)
-    found = of(groups(network, Reinit(layers=(3,), frozen_layers=(3,))))
-    frozen = {name for name, p in network.module.named_parameters() if not p.requires_grad}
-    assert frozen == {name for name in network.pristine if name.startswith(f"{network.stack.name}.3.")}
-    assert not frozen & found.keys()
+    found = of(groups(network, Reinit(layers=redrawn, frozen_layers=(3,))))
+    left_out = {name for name, _ in network.module.named_parameters()} - found.keys()
+    assert left_out == {name for name in network.pristine if name.startswith(f"{network.stack.name}.3.")}
 
 
 def test_a_redrawn_pooler_learns_at_the_base_rate_since_it_is_no_layer(network_of: NetworkOf) -> None:

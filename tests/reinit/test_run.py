@@ -19,7 +19,7 @@ from jobs.cell import Cell, Permute, Probe, Reinit, Steps, Truncate
 from jobs.errors import SpecError
 from jobs.result import RESULT, DivergedRun, RunResult
 from jobs.store import open_store
-from reinit.__main__ import known
+from reinit.environment import known
 from reinit.run import Outcome
 from reinit.worker import Worker
 from tests.reinit.tiny import places_of, tiny_cell, write_sentences
@@ -133,6 +133,25 @@ def test_a_fresh_process_per_run_gives_the_bits_of_the_warm_worker(
         warm = run(worker, cell, seed).result
         assert fresh[seed].science12 == warm.science12
         assert fresh[seed].provenance.numerics == warm.provenance.numerics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_a_probe_in_a_process_of_its_own_gives_the_bits_that_it_has_among_others(
+    folder: Path, tmp_path: Path, ranks: str
+) -> None:
+    """Every rank trains the whole classifier, so their number does not show either."""
+    probes = [tiny_cell(folder, treatment=Probe(depth=depth), size="full") for depth in (1, 2, 6)]
+    shared, store = Worker(places_of(folder)), f"file://{tmp_path}/store"
+    shared.check(probes)
+    warm = {seed: [run(shared, cell, seed).result for cell in probes][1] for seed in (1, 2)}
+    done = pod(folder, store, [probes[1]], [1, 2], REINIT_GPUS=ranks, REINIT_DEVICE="cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    fresh = open_store(store).results(probes[1].digest).results
+    assert {seed: result.science12 for seed, result in fresh.items()} == {
+        seed: result.science12 for seed, result in warm.items()
+    }
+    assert "NaN" not in done.stdout
 
 
 @pytest.mark.slow

@@ -60,7 +60,13 @@ def losses_by_plain_torch(network: Network, examples: list[Example], cell: Cell,
         for index in cell.treatment.layers  # type: ignore[union-attr]
         for parameter in network.stack.layers[index].parameters()
     ]
-    others = [p for p in module.parameters() if not any(p is each for each in redrawn)]
+    frozen = [
+        parameter
+        for index in cell.treatment.frozen_layers  # type: ignore[union-attr]
+        for parameter in network.stack.layers[index].parameters()
+    ]
+    others = [p for p in module.parameters() if not any(p is each for each in [*redrawn, *frozen])]
+    redrawn = [p for p in redrawn if not any(p is each for each in frozen)]
     scale = cell.treatment.lr_scale  # type: ignore[union-attr]
     groups = [{"params": others, "base": recipe.learning_rate}]
     groups += [{"params": redrawn, "base": recipe.learning_rate * scale}] if redrawn else []
@@ -80,14 +86,18 @@ def losses_by_plain_torch(network: Network, examples: list[Example], cell: Cell,
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(module.parameters(), recipe.grad_clip)
             optimiser.step()
-            optimiser.zero_grad()
+            module.zero_grad()
             losses.append(float(loss.detach()))
             step += 1
     return losses
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("treatment", [Reinit(), Reinit(layers=(3, 4, 5), lr_scale=5.0)], ids=["finetune", "redrawn"])
+@pytest.mark.parametrize(
+    "treatment",
+    [Reinit(), Reinit(layers=(3, 4, 5), lr_scale=5.0), Reinit(layers=(4, 5), lr_scale=2.0, frozen_layers=(5,))],
+    ids=["finetune", "redrawn", "frozen"],
+)
 def test_the_engine_gives_plain_torch_s_losses_step_by_step_in_fp32(
     folder: Path, tokens: TaskTokens, treatment: Reinit, dropout: float
 ) -> None:
@@ -180,6 +190,15 @@ def test_the_schedule_rises_over_the_warm_up_and_falls_to_zero_at_the_end() -> N
     assert rates(Recipe(), 4) == pytest.approx([1, 0.75, 0.5, 0.25, 0])
     assert rates(Recipe(warmup=0.5), 4) == pytest.approx([0, 0.5, 1, 0.5, 0])
     assert rates(Recipe(schedule="constant", warmup=0.25), 4) == pytest.approx([0, 1, 1, 1, 1])
+
+
+def test_epsilon_is_added_after_the_bias_correction_unlike_in_the_libraries_of_2020() -> None:
+    """transformers 2.8.0 adds it before, which makes a first step of a gradient this small 16 times smaller."""
+    weight = nn.Parameter(torch.zeros(1))
+    optimiser = build_optimiser([Group("head", 1.0, 0.0, ("weight",), (weight,))], Recipe())
+    weight.grad = torch.full((1,), Recipe().epsilon)
+    optimiser.step()
+    assert float(weight.detach()) == pytest.approx(-0.5, rel=1e-4)
 
 
 def test_a_batch_that_does_not_divide_among_the_ranks_is_refused() -> None:

@@ -1,0 +1,233 @@
+"""`Session`: one process's work, run by run, and how it ends: an event, a last word, the log's tail in the store.
+
+Law: nothing here imports torch before there is work. What cannot be kept of a log or of a failure's record never hides
+the failure, changes the exit code or takes longer than `KEEP_SECONDS`.
+
+Where a log goes: in a pod under each cell that it began a run of, or, where it came not so far, under the first that it
+was to run; nowhere, if all was done before. `reinit run` keeps its workers' logs itself: there it goes under the cell
+of the run that failed, and only then. Of several ranks the first keeps its log, and each that fails.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from jobs.cell import Cell
+from jobs.errors import ConfigurationError, ReinitError, TransientError
+from jobs.result import Failure, now
+from jobs.store import Store
+from reinit.log import Log, redacted, say_last_word
+from reinit.places import Places
+from reinit.progress import PIPE_SECONDS, POD_SECONDS, Progress
+
+if TYPE_CHECKING:
+    from reinit.worker import Worker
+
+STOPPED: Final = 143
+"""Exit code after SIGTERM, 128 + 15."""
+
+KEEP_SECONDS: Final = 15.0
+"""What the last act may take: less than a launcher waits for the peers of a rank that has ended."""
+
+
+class StoppedError(Exception):
+    """SIGTERM or SIGINT came; the run in progress is given up at a step boundary."""
+
+
+@dataclass
+class Stop:
+    """Whether a signal asked this process to end."""
+
+    requested: bool = False
+    has_progress: bool = False
+    """Whether anything of this process's work outlives it."""
+
+    def listen(self) -> None:
+        """Take SIGTERM and SIGINT; a second one ends the process at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def ignore(self) -> None:
+        """The exit code is decided; a signal would only change it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+    @property
+    def exit_code(self) -> int:
+        """Only progress that outlives this pod makes a stop free of charge; see the manifest's podFailurePolicy."""
+        return STOPPED if self.has_progress else TransientError.exit_code
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            os._exit(self.exit_code)
+        self.requested = True
+
+
+@dataclass
+class Session:
+    """One process's work: runs in, objects and events out."""
+
+    store: Store
+    places: Places
+    log: Log
+    stop: Stop
+    is_pod: bool = True
+    """Whether the environment says what to run; else a pipe does."""
+    current: tuple[str, int | None] = ("", None)
+    """Digest and seed of the run that a failure now would be of."""
+    begun: dict[str, None] = field(default_factory=dict)
+    """Digests of the cells that a run was begun of, in order."""
+    _progress: Progress = field(default_factory=lambda: Progress(PIPE_SECONDS), repr=False)
+    _worker: Worker | None = field(default=None, repr=False)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that writes; the others say only why they fail."""
+        return self.log.is_first
+
+    def prepare(self, cells: Iterable[Cell]) -> Worker:
+        """Load the libraries, then check what every cell needs; the store was checked before.
+
+        Raises:
+            ReinitError: a task, model or device is not as the cells need it.
+            StoppedError: a signal came.
+        """
+        self.log.emit("loading", "libraries, rows and weights")
+        if threads := os.environ.get("REINIT_THREADS"):
+            # Read by OpenMP when torch is imported.
+            os.environ["OMP_NUM_THREADS"] = threads
+        try:
+            from reinit.worker import Worker  # torch, only once there is work
+        except ModuleNotFoundError as error:
+            remedy = "pip install 'partial-reinit[train]'"
+            raise ConfigurationError("a library is missing", got=error.name, remedy=remedy) from error
+
+        self._worker = Worker(self.places)
+        self._worker.check(cells)
+        if self._worker.any_rank(self.stop.requested):
+            raise StoppedError
+        return self._worker
+
+    def expect(self, plan: Sequence[Cell]) -> None:
+        """The cell of each run to come, so that progress can be told of all of them."""
+        self._progress = Progress(POD_SECONDS, plan)
+
+    def run(self, cell: Cell, seed: int) -> None:
+        """One run, from start to a verified object in the store.
+
+        Raises:
+            StoppedError: a signal came; nothing of this run is kept.
+            ReinitError: the run failed; the caller records it.
+        """
+        worker = self._worker
+        if worker is None:
+            raise RuntimeError("prepare() comes before run()")
+        if worker.any_rank(self.stop.requested):
+            raise StoppedError
+        self.current = (cell.digest, seed)
+        self.begun[cell.digest] = None
+        said = self._progress.begin(cell, seed)
+        self.log.emit("started", said.message, **said.fields)
+
+        def on_step(step: int, loss: float) -> None:
+            if worker.any_rank(self.stop.requested):
+                raise StoppedError
+            if said := self._progress.step(step, loss):
+                self.log.emit("step", said.message, **said.fields)
+
+        outcome = worker.run(cell, seed, on_step)
+        if self.is_first:
+            self.store.put(outcome.result, outcome.predictions)
+        # The other ranks go on, and count the run as kept, when the first says so.
+        worker.any_rank(False)
+        self.stop.has_progress = True
+        self._progress.end()
+        result = outcome.result
+        score = f"{cell.task.headline} {result.score:.4f}" if result.status == "done" else "diverged"
+        self.log.emit(
+            "finished",
+            f"{cell.name} seed {seed}: {score} in {result.wall_seconds:.1f} s",
+            digest=cell.digest,
+            seed=seed,
+            status=result.status,
+        )
+
+    def done(self, message: str) -> int:
+        """All work of a pod is done."""
+        self.log.emit("done", message)
+        say_last_word(message)
+        if self.begun and self.is_first:
+            self._keep(None)
+        return 0
+
+    def stopped(self) -> int:
+        """A signal ended the work."""
+        kept = "with" if self.stop.has_progress else "without"
+        self.log.emit("stopped", f"stopped by a signal {kept} a finished run", exit_code=self.stop.exit_code)
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            # A rank is also stopped because another failed, whose word it is then; the launcher speaks for all.
+            say_last_word("stopped by a signal")
+        if self.is_pod and self.is_first:
+            self._keep(None)
+        return self.stop.exit_code
+
+    def fail(self, error: BaseException, exit_code: int) -> int:
+        """Say why this process ends: to the log, to Kubernetes, to the store."""
+        reason = str(error) or type(error).__name__
+        digest, seed = self.current
+        self.log.emit("failed", reason, exit_code=exit_code, digest=digest or None, seed=seed)
+        say_last_word(reason)
+
+        def record() -> None:
+            self.store.put_failure(
+                Failure(
+                    digest=digest,
+                    seed=seed,
+                    attempt=_attempt(),
+                    exit_code=exit_code,
+                    reason=redacted(reason.splitlines()[0]),
+                    failed_at=now(),
+                )
+            )
+
+        self._keep(record if digest else None)
+        return exit_code
+
+    def _keep(self, record: Callable[[], object] | None) -> None:
+        """The last act: a failure's record, then the log's tail, within `KEEP_SECONDS`."""
+        self.stop.ignore()
+        text = self.log.tail.text()
+        digest, _ = self.current
+        digests = tuple(self.begun) if self.begun and self.is_pod else (digest,) if digest else ()
+
+        def act() -> None:
+            try:
+                if record is not None:
+                    record()
+                for each in digests:
+                    self.store.put_log(each, _attempt(), text)
+            except (ReinitError, ValidationError) as error:
+                # A host may have a name that no key can hold, and the store may be what failed.
+                self.log.emit("unkept", f"what happened is not in the store: {error}")
+
+        # A client's patience with a server adds up to minutes, and a folder on a network may block for ever.
+        last = threading.Thread(target=act, daemon=True)
+        last.start()
+        last.join(KEEP_SECONDS)
+        if last.is_alive():
+            self.log.emit("unkept", f"the store took no log and no failure's record within {KEEP_SECONDS:.0f} s")
+
+
+def _attempt() -> str:
+    pod = os.environ.get("REINIT_POD") or os.environ.get("HOSTNAME") or socket.gethostname()
+    # Ranks of one pod are attempts of their own.
+    return f"{pod}-{os.getpid()}"

@@ -1,0 +1,113 @@
+"""The real `python -m reinit` as a process of its own, in the environment of a pod.
+
+Law: nothing of the program is replaced unless the test says so: code in `before` runs in each process of the pod before
+the program does, as a `sitecustomize` module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.cell import Cell
+from jobs.result import Failure
+from jobs.store import Log, Store, open_store
+
+TERMINATION = """
+import pathlib, reinit.log
+reinit.log.TERMINATION_LOG = pathlib.Path({path!r})
+"""
+
+
+@dataclass
+class Pod:
+    """One pod, to be started once."""
+
+    folder: Path
+    store_url: str
+    cells: Sequence[Cell]
+    seeds: Sequence[int] = (1,)
+    data: Path | None = None
+    before: str = ""
+    environment: dict[str, str] | None = None
+    arguments: Sequence[str] = ()
+    out: str = ""
+    errors: str = ""
+
+    def start(self) -> subprocess.Popen[str]:
+        """The running process."""
+        self.folder.mkdir()
+        (self.folder / "termination-log").touch()
+        code = TERMINATION.format(path=str(self.folder / "termination-log")) + self.before
+        (self.folder / "sitecustomize.py").write_text(code, encoding="utf-8")
+        own = {
+            "PYTHONPATH": str(self.folder),
+            "REINIT_CELLS": json.dumps([cell.model_dump(mode="json") for cell in self.cells]),
+            "REINIT_SEEDS": json.dumps(list(self.seeds)),
+            "REINIT_STORE": self.store_url,
+            "REINIT_PLACES": json.dumps({"tiny": str(self.data)} if self.data else {}),
+            "REINIT_THREADS": "1",
+            "REINIT_DEVICE": "cpu",
+            "REINIT_POD": self.folder.name,
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "reinit", *self.arguments],
+            env={**os.environ, **own, **(self.environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, lines: str = "") -> int:
+        """The exit code, when it has ended; `lines` are its standard input."""
+        process = self.start()
+        self.out, self.errors = process.communicate(lines, timeout=250)
+        return process.returncode
+
+    def stop_at(self, event: str, number: int) -> int:
+        """The exit code after this signal at the first such event."""
+        process = self.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.out += line
+            if json.loads(line)["event"] == event:
+                process.send_signal(number)
+                break
+        out, self.errors = process.communicate(timeout=100)
+        self.out += out
+        return process.returncode
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What it said on standard output, which is nothing but events."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def said(self) -> list[str]:
+        """The kinds of its events."""
+        return [event["event"] for event in self.events]
+
+    @property
+    def last_word(self) -> str:
+        """What Kubernetes reads."""
+        return (self.folder / "termination-log").read_text(encoding="utf-8")
+
+    @property
+    def store(self) -> Store:
+        """The store, as a reader sees it."""
+        return open_store(self.store_url)
+
+    def logs(self, cell: Cell) -> tuple[Log, ...]:
+        """Of all attempts at the cell."""
+        return self.store.logs(cell.digest)
+
+    def failures(self, cell: Cell) -> tuple[Failure, ...]:
+        """Of all attempts at the cell."""
+        return self.store.all_failures([cell.digest])[cell.digest].records
