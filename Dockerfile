@@ -29,10 +29,10 @@ ARG PIP_FIND_LINKS=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 DS_BUILD_OPS=0
 RUN ["python3", "-m", "venv", "/opt/reinit"]
 COPY locks/${LOCK}.txt /build/lock.txt
-RUN ["/opt/reinit/bin/pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", "/build/lock.txt"]
-RUN ["/opt/reinit/bin/pip", "uninstall", "--quiet", "--yes", "pip"]
-# No use in an image that runs: the packages' own tests, and PyTorch's headers and protoc, for there is no compiler.
-RUN find /opt/reinit/lib \
+# No use in an image that runs: pip, the packages' own tests, and PyTorch's headers and protoc, for there is no compiler.
+RUN /opt/reinit/bin/pip install --quiet --require-hashes --no-deps -r /build/lock.txt \
+ && /opt/reinit/bin/pip uninstall --quiet --yes pip \
+ && find /opt/reinit/lib \
     \( -type d \( -name tests -o -path '*/torch/test' -o -path '*/torch/include' \) \
     -o -type f -path '*/torch/bin/*' ! -name torch_shm_manager \) -prune -exec rm -rf {} +
 
