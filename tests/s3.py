@@ -36,6 +36,8 @@ PORTS = [f"-{part}.port{kind}" for part in ("master", "volume", "filer", "s3", "
 FLAGS = [
     "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-webdav=false", "-admin.ui=false",
     "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
+    # Left alone, the free disk allows so many, and each bucket takes several: a fuller disk would end in status 500.
+    "-volume.max=10000",
 ]  # fmt: skip
 AWS = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE")
 
