@@ -5,9 +5,9 @@ subset's rows in blocks of similar length, or at size "full" all training rows, 
 feature's bits never depend on which depths, features, seeds or runs are asked for, or on what is kept. Nothing of this
 is ever written to the store.
 
-Kept on local scratch are the features of one set of training rows, the last one used, and those of the scored rows.
-Float32 at hidden size 768, a depth and a feature of all of SST-2 are 207 MB, twelve depths 2.5 GB; of QNLI 322 MB and
-3.9 GB. A Probe Job needs its own depth alone.
+Kept on local scratch are the features of training rows that were made last, up to `SCRATCH_BYTES`, and of one task's
+scored rows. Float32 at hidden size 768, a depth and a feature of all of SST-2 are 207 MB, twelve depths 2.5 GB; of QNLI
+322 MB and 3.9 GB. A Probe Job needs its own depth alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from reinit.ranks import Ranks
 from reinit.streams import stream_seed
 
 SCRATCH_BYTES: Final = 8 * 2**30
-"""Most that the features of one set of training rows may take; beyond it, only those of the run at hand are made."""
+"""Most that features of training rows may take; of a set that needs more, only those of the run at hand are made."""
 
 Values = NDArray[np.float32]
 """Features in memory, [rows, hidden]."""
@@ -66,6 +66,11 @@ class Features:
                 ) from error
             self._values = np.memmap(file, np.float32, "r+", shape=shape)
 
+    @property
+    def nbytes(self) -> int:
+        """What they take of the scratch."""
+        return self._values.nbytes
+
     def __contains__(self, wanted: Wanted) -> bool:
         """Whether this depth and feature is here."""
         return wanted in self._place
@@ -88,7 +93,8 @@ class FeatureCache:
         """Every rank makes all features itself: a classifier is too small to share out."""
         self._ranks = ranks
         self._announced: dict[bytes, dict[Wanted, None]] = {}
-        self._training_key, self._training = b"", dict[int, Features]()
+        # By what they depend on, the oldest first, then by epoch.
+        self._training: dict[bytes, dict[int, Features]] = {}
         self._scored_key, self._scored = b"", dict[str, Features]()
 
     def announce(self, cell: Cell) -> None:
@@ -132,19 +138,27 @@ class FeatureCache:
     ) -> Features:
         self.announce(cell)
         own, asked = wanted_by(cell), self._announced[_training_rows(cell, None)]
-        if (key := _training_rows(cell, seed)) != self._training_key:
-            self._training_key, self._training = key, {}
-        if epoch not in self._training or own not in self._training[epoch]:
-            bytes_each = 4 * cell.rows * network.stack.network.config.hidden_size
+        key = _training_rows(cell, seed)
+        kept = self._training.setdefault(key, {})
+        if epoch not in kept or own not in kept[epoch]:
+            set_bytes = 4 * cell.rows * network.stack.network.config.hidden_size * len(asked)
             epochs = -(-cell.steps * cell.recipe.batch_size // cell.rows) if _is_noisy(cell) else 1
-            fits = bytes_each * len(asked) * epochs <= SCRATCH_BYTES
+            fits = set_bytes * epochs <= SCRATCH_BYTES
             if not fits:
-                self._training.clear()
+                kept.clear()
+            self._make_room(set_bytes if fits else set_bytes // len(asked), key)
             examples = tokens.train.all() if cell.size == "full" else tokens.subset(cell.size, seed)
             network.prepare(cell, seed)
             stream = (seed, epoch) if _is_noisy(cell) else None
-            self._training[epoch] = self._pass(cell, network, examples, asked if fits else [own], tick, stream)
-        return self._training[epoch]
+            kept[epoch] = self._pass(cell, network, examples, asked if fits else [own], tick, stream)
+        return kept[epoch]
+
+    def _make_room(self, wanted_bytes: int, key: bytes) -> None:
+        """Forget the oldest sets of rows, but for `key`, until as much fits beside the others."""
+        for other in list(self._training):
+            kept_bytes = sum(features.nbytes for epochs in self._training.values() for features in epochs.values())
+            if other != key and kept_bytes + wanted_bytes > SCRATCH_BYTES:
+                del self._training[other]
 
     def _pass(
         self,

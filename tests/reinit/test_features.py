@@ -62,8 +62,8 @@ def test_one_pass_over_the_training_rows_and_one_over_the_scored_serve_all_depth
     cells = cells_of(folder, size)
     worker = Worker(places_of(folder))
     worker.check(cells)
-    for seed in SEEDS:
-        for cell in cells:
+    for cell in cells:
+        for seed in SEEDS:
             predictions(worker, cell, seed)
     # Twelve training rows, ten of them in a subset, and eight to score: each in a single block.
     assert sorted(blocks) == ([8, 12] if size == "full" else [8, 10, 10])
@@ -101,6 +101,22 @@ def test_a_run_alone_has_the_bits_of_a_run_among_others(
     alone = Worker(places_of(folder))
     assert predictions(alone, cells[3], 2) == together[cells[3], 2]
     assert len(set(together.values())) == 12
+
+
+def test_the_oldest_set_of_rows_goes_first_when_there_is_no_room_for_another(
+    folder: Path, blocks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = cells_of(folder)[0]
+    # Two sets of ten rows.
+    monkeypatch.setattr(reinit.features, "SCRATCH_BYTES", 2 * 10 * 384 * 4)
+    worker = Worker(places_of(folder))
+    passes = []
+    for seed in (1, 2, 1, 3, 2, 1):
+        before = len(blocks)
+        predictions(worker, cell, seed)
+        passes.append(len(blocks) - before)
+    # The first also passes the rows to score; seed 3 takes the place of seed 1.
+    assert passes == [2, 1, 0, 1, 0, 1]
 
 
 def test_a_depth_that_nobody_announced_is_made_when_it_comes(folder: Path, blocks: list[int]) -> None:
