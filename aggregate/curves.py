@@ -63,10 +63,15 @@ def of_setting(setting: Setting, facts: Mapping[str, Mapping[str, Any]]) -> list
 def _over_depths(setting: Setting, facts: Mapping[str, Mapping[str, Any]]) -> list[Curve]:
     plain = [(setting.depth, cell) for cell in setting.cells if cell.is_plain]
     families = progressive_families(setting)
-    redrawn = [cell for cell in setting.cells if not cell.is_plain and families.intersection(cell.families)]
+    listed = [cell for cell in setting.cells if not cell.is_plain and families.intersection(cell.families)]
+    redrawn = [cell for cell in listed if facts[cell.digest]["redrawn"]]
     found = []
     for variant, cells in _grouped(redrawn, lambda cell: cell.variant).items():
-        points = [(cell.preserved_layers or 0, cell) for cell in cells] + plain
+        frozen = facts[cells[0].digest]["frozen"]
+        # Where layers are frozen, finetuning without them ends the curve, as plain finetuning ends all others.
+        ends = [(setting.depth, cell) for cell in listed if not facts[cell.digest]["redrawn"]
+                and facts[cell.digest]["frozen"] == frozen]  # fmt: skip
+        points = [(cell.preserved_layers or 0, cell) for cell in cells] + (ends or plain)
         found.append(_curve(setting, "progressive", variant, points, facts))
     kinds: tuple[Kind, ...] = ("truncate", "probe")
     for kind in kinds:
