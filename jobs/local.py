@@ -147,6 +147,7 @@ class _Process:
         self.number = number
         self.current: Run | None = None
         self.step = 0
+        self.has_run = False
         self.is_closing = False
         self.log = log
         with log.open("ab") as errors:
@@ -188,7 +189,7 @@ class _Process:
             return
 
     def start(self, run: Run, number_of_cell: int) -> None:
-        self.current, self.step = run, 0
+        self.current, self.step, self.has_run = run, 0, True
         self._say(json.dumps([number_of_cell, run.seed]))
 
     def close(self) -> None:
@@ -345,7 +346,8 @@ def _ended(process: _Process, summary: Summary) -> None:
     code = process.wait()
     if process.is_closing or summary.errors:
         return
-    what = process.current.name if process.current else "while loading"
+    idle = "between two runs" if process.has_run else "while loading"
+    what = process.current.name if process.current else idle
     if code < 0:
         how = f"killed by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
     else:
