@@ -41,7 +41,7 @@ GIT_COMMIT: Final = os.environ.get("GIT_COMMIT", "")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not IMAGE, reason="REINIT_TEST_IMAGE names no image: `make image-test` builds and runs one, as root"),
+    pytest.mark.skipif(not IMAGE, reason="needs an image, which `make image-test` builds and runs, as root"),
     # Libraries are read from a new file system each time, by cores that may have other work.
     pytest.mark.timeout(900),
 ]
