@@ -177,7 +177,7 @@ def library_differences(made_with: Provenance) -> dict[str, tuple[str, str]]:
         except PackageNotFoundError:
             return "not installed"
 
-    return {name: (then, now(name)) for name, then in made_with.versions.items() if now(name) != then}
+    return {name: (then, here) for name, then in made_with.versions.items() if (here := now(name)) != then}
 
 
 # --------------------------------------------------------------------------------------------------------- the check
