@@ -35,8 +35,9 @@ from jobs.found import (
     verify,
 )
 from jobs.objects import Objects
-from jobs.patient import PAUSES, PatientObjects, in_parallel, size
+from jobs.patient import PAUSES, PatientObjects, in_parallel
 from jobs.result import DivergedRun, Failure, RunResult
+from jobs.s3 import ATTEMPTS
 
 __all__ = ["Contradiction", "Damaged", "Duplicate", "Failures", "Found", "Log", "State", "Store", "open_store"]
 
@@ -62,7 +63,7 @@ class Log:
     text: str
 
 
-def open_store(url: str, *, attempts: int = 8) -> Store:
+def open_store(url: str, *, attempts: int = ATTEMPTS) -> Store:
     """The store at `url`. Touches neither disk nor network; `Store.check` does.
 
     Args:
@@ -106,17 +107,8 @@ class Store:
             ConfigurationError: wrong bucket, credentials, clock, folder or permissions.
             TransientError: no conclusive answer.
         """
-        key = f"checks/{hashlib.sha256(PROBE).hexdigest()}"
-        self._objects.put(key, PROBE)
-        read = self._objects.get(key)
-        if read != PROBE:
-            raise TransientError(
-                "what was written to the store does not read back",
-                where=f"{self.url}/{key}",
-                expected=f"{len(PROBE)} bytes, as written, from {self.describe()}",
-                got=size(read),
-            )
-        if key not in set(self._objects.keys("checks/")):
+        key = self._patient.write(f"checks/{hashlib.sha256(PROBE).hexdigest()}", PROBE)
+        if key not in self._patient.keys("checks/"):
             raise TransientError(
                 "the store does not list what was written to it",
                 where=f"{self.url}/checks/",
