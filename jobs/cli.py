@@ -34,7 +34,8 @@ from jobs.options import (
     made_folder,
     store_at,
 )
-from jobs.shown import (
+from jobs.study import load_study, shipped_studies, study_schema
+from jobs.views import (
     cell_table,
     console,
     errors,
@@ -48,7 +49,6 @@ from jobs.shown import (
     show_comparison,
     warn,
 )
-from jobs.study import load_study, shipped_studies, study_schema
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster

@@ -36,8 +36,8 @@ from jobs.options import (
     store_url,
 )
 from jobs.plan import Plan, PlannedCell
-from jobs.shown import BAR, console, errors, lint_json, print_json, show_findings, warn
 from jobs.study import load_study
+from jobs.views import BAR, console, errors, lint_json, print_json, show_findings, warn
 
 if TYPE_CHECKING:
     from jobs.status import Status
