@@ -16,6 +16,7 @@ from jobs.errors import ConfigurationError, SpecError, TransientError
 from jobs.found import Damaged, NotVerifiedError
 from jobs.objects import Objects, check_key
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -151,7 +152,7 @@ class PatientObjects:
         return read()
 
 
-def in_parallel(read: Callable[[str], T], keys: Iterable[str]) -> list[T]:
+def in_parallel(read: Callable[[K], T], keys: Iterable[K]) -> list[T]:
     """What `read` gives for each key, in order; the first error is raised without waiting for the reads not begun."""
     pool = ThreadPoolExecutor(THREADS)
     try:

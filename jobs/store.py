@@ -188,6 +188,26 @@ class Store:
             read[_digest_in(each.key)].append(each)
         return {digest: self._settled(digest, objects) for digest, objects in read.items()}
 
+    def every_result(self) -> list[Verified | Damaged]:
+        """Every object among the results, of whatever cell, by one LIST; sorted by key.
+
+        Raises:
+            TransientError, ConfigurationError: as in `results`.
+        """
+        return in_parallel(self._read_result, self._patient.keys("runs/"))
+
+    def holds(self, result: RunResult | DivergedRun, predictions: bytes | None) -> bool:
+        """Whether exactly this result is there, with its predictions.
+
+        Raises:
+            TransientError, ConfigurationError: as in `results`.
+        """
+        if self._patient.get(result.key) != result.to_bytes():
+            return False
+        return not isinstance(result, RunResult) or (
+            self._patient.get(f"predictions/{result.predictions}") == predictions
+        )
+
     def digests(self, prefix: str) -> list[str]:
         """The cells whose digest begins with `prefix` that have any object, sorted, by one LIST.
 

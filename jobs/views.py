@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
+from jobs.finding import printable
 from jobs.plan import Plan, PlannedCell
 from jobs.study import Study
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from jobs.lint import Report
     from jobs.reproduce import Command, Comparison
     from jobs.result import DivergedRun, RunResult
+    from jobs.upload import Sent
 
 # Piped output is read by programs and logs, which need no line breaks of ours.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -206,8 +208,17 @@ def warn(found: Mapping[str, Found]) -> None:
             keys = ", ".join(contradiction.keys)
             errors.print(f"[yellow]two results of one run disagree:[/yellow] {escape(keys)}", soft_wrap=True)
         for damaged in each.damaged:
-            text = escape(f"{damaged.key}: {damaged.reason}")
+            text = escape(printable(f"{damaged.key}: {damaged.reason}"))
             errors.print(f"[yellow]not a result, so not counted:[/yellow] {text}", soft_wrap=True)
+
+
+def show_sent(sent: Sent) -> None:
+    """A line for each result that went from a folder to a store, and for each that did not."""
+    for result in sent.sent:
+        console.print(f"sent {escape(result.cell.name)} seed {result.seed}", soft_wrap=True)
+    for damaged in sent.refused:
+        text = escape(printable(f"{damaged.key}: {damaged.reason}"))
+        errors.print(f"[yellow]not a result, so not sent:[/yellow] {text}", soft_wrap=True)
 
 
 def print_json(value: object) -> None:
