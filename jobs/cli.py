@@ -255,6 +255,9 @@ def aggregate(
         Reference | None,
         typer.Option(help="Draw the values of the paper's authors beside the study's, and compare them in a table."),
     ] = None,
+    verify_predictions: Annotated[
+        bool, typer.Option("--verify-predictions", help="Read every run's predictions too, and count none without.")
+    ] = False,
 ) -> None:
     """Make the tables, figures and claims of a study, or of several together, from the results in a store."""
     from aggregate.aggregate import aggregate_studies
@@ -264,9 +267,20 @@ def aggregate(
     opened = store_at(store)
     digests = {each.cell.digest for _, plan in studies for each in plan}
     found, failures = opened.all_results(digests), opened.all_failures(digests)
+    if verify_predictions:
+        found = opened.with_predictions(found)
+    strays = opened.strays()
+    warn(found, strays)
     authors = load_authors() if reference else None
     aggregate_studies(
-        studies, found, failures, made_folder(out), allow_partial=allow_partial, reference=authors, console=console
+        studies,
+        found,
+        failures,
+        made_folder(out),
+        strays=strays,
+        allow_partial=allow_partial,
+        reference=authors,
+        console=console,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from jobs.errors import ConfigurationError, SpecError, TransientError
 from jobs.found import Damaged, NotVerifiedError
-from jobs.objects import Objects, check_key
+from jobs.objects import NoObjectError, Objects, check_key
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -108,7 +108,10 @@ class PatientObjects:
         before: bytes | None = b"\0 not read yet"
         reason = ""
         for pause in (*self._pauses, None):
-            data = self.get(key)
+            try:
+                data = self.get(key)
+            except NoObjectError as error:
+                return Damaged(key, error.problem)
             try:
                 if data is None:
                     raise NotVerifiedError("it is not there")

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 from jobs.errors import ConfigurationError, ReinitError, TransientError
-from jobs.objects import check_key
+from jobs.objects import check_key, check_size
 
 if TYPE_CHECKING:
     from boto3 import Session
@@ -107,7 +107,9 @@ class S3Objects:
 
         def read(client: S3Client) -> bytes | None:
             try:
-                return client.get_object(Bucket=self.bucket, Key=full)["Body"].read()
+                answer = client.get_object(Bucket=self.bucket, Key=full)
+                check_size(key, answer["ContentLength"], f"{self.url}/{key}")
+                return answer["Body"].read()
             except client.exceptions.NoSuchKey:
                 return None
 

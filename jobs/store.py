@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pydantic import ValidationError
@@ -187,6 +187,47 @@ class Store:
         for each in in_parallel(self._read_result, _of(read, self._patient.keys("runs/"))):
             read[_digest_in(each.key)].append(each)
         return {digest: self._settled(digest, objects) for digest, objects in read.items()}
+
+    def strays(self) -> list[Damaged]:
+        """Objects among the results that are no cell's, by one LIST; what they hold is not read.
+
+        Raises:
+            TransientError, ConfigurationError: as in `results`.
+        """
+        return [
+            Damaged(key, "it is under no cell's digest")
+            for key in self._patient.keys("runs/")
+            if not re.fullmatch(r"runs/[0-9a-f]{64}/.+", key, re.DOTALL)
+        ]
+
+    def with_predictions(self, found: Mapping[str, Found]) -> dict[str, Found]:
+        """What was found, without the results whose predictions are missing or altered: those are damaged.
+
+        Raises:
+            TransientError, ConfigurationError: as in `results`.
+        """
+
+        def reason(result: RunResult | DivergedRun) -> str:
+            if isinstance(result, RunResult):
+                try:
+                    self.predictions(result.predictions)
+                except DataError as error:
+                    return f"its predictions, {result.predictions[:12]}: {error.got}"
+            return ""
+
+        every = [result for each in found.values() for result in each.results.values()]
+        wrong = {result.key: why for result, why in zip(every, in_parallel(reason, every), strict=True) if why}
+        return {
+            digest: replace(
+                each,
+                results={seed: result for seed, result in each.results.items() if result.key not in wrong},
+                damaged=(
+                    *each.damaged,
+                    *(Damaged(one.key, wrong[one.key]) for one in each.results.values() if one.key in wrong),
+                ),
+            )
+            for digest, each in found.items()
+        }
 
     def every_result(self) -> list[Verified | Damaged]:
         """Every object among the results, of whatever cell, by one LIST; sorted by key.
