@@ -24,8 +24,10 @@ from tests.s3 import S3Server, Weed
 from tests.test_local_runs import a_study, command, environment
 
 TARGET: Final = "a server that dies and a proxy that errs: nothing lost, nothing doubled"
-SEEDS: Final = full(40, 6)
+SEEDS: Final = full(40, 5)
 KILLS: Final = full(12, 2)
+LONG_ABSENCE: Final = full(5, 0)
+"""The kill after which the server stays away for so long; none in the short form."""
 OBJECTS: Final = full(1500, 150)
 RATES: Final = {
     "500": 0.03,
@@ -111,8 +113,8 @@ def test_a_server_that_is_killed_and_comes_back_costs_no_run(short: Short, weed:
             began = time.monotonic()
             weed.kill()
             kills += 1
-            # Now and then longer than the patience of one write: such runs are held.
-            ended.wait(45 if kills % 4 == 2 else draw.uniform(0, 4))
+            # Once longer than the patience of one write: such runs are held.
+            ended.wait(45 if kills == LONG_ABSENCE else draw.uniform(0, 4))
             weed.start()
             away += time.monotonic() - began
 
