@@ -75,6 +75,7 @@ def runs_to_do(session: Session, cells: tuple[Cell, ...], seeds: tuple[int, ...]
     if not session.is_first:
         return []
     session.store.check()
+    session.outbox.send_earlier()
     done = [session.store.results(cell.digest).done for cell in cells]
     runs = [(number, seed) for number in range(len(cells)) for seed in seeds if seed not in done[number]]
     if runs:
