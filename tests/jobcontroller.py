@@ -1,8 +1,9 @@
 """A model of the Job controller: which pods it makes of a Job's spec and their fates, and what it says of the Job.
 
 Law: what is here is what a real controller (Kubernetes 1.32) was recorded to do; `tests/jobs/test_jobcontroller.py`
-replays the records. Time is the caller's: a pass of the controller, and the end of a back-off, happen when they are called.
-Left out: restartPolicy OnFailure, success policies, maxFailedIndexes, elastic parallelism; our manifests use none of them.
+replays the records. Time is the caller's: a pass of the controller, and the end of a back-off, happen when called.
+Left out, since our manifests have none of it: restartPolicy OnFailure, success policies, maxFailedIndexes, parallelism
+that changes.
 """
 
 from __future__ import annotations
