@@ -12,21 +12,13 @@ import time
 from pathlib import Path
 from typing import Final
 
-import pandas as pd
 import pytest
 
-from aggregate.frame import read_frame
 from jobs.backends import open_objects
-from jobs.cell import Cell
-from jobs.cluster import Cluster
-from jobs.environment import pod_environment
-from jobs.plan import Plan
 from jobs.result import RunResult
-from jobs.store import Found, Store, open_store
-from jobs.study import load_study
+from jobs.store import Store, open_store
 from tests.figures import full, record
-from tests.reinit.tiny import write_sentences
-from tests.test_local_runs import a_study, command, environment
+from tests.torture.study import Tiny
 from tests.zygote import ADDRESS, Forked, zygote
 
 KILLS: Final = full(200, 20)
@@ -37,41 +29,9 @@ IMAGE: Final = "registry.example/reinit@sha256:" + "0" * 64
 TARGET: Final = "at least 200 kills over at least 100 runs: every run exactly once, all equal to an unkilled study's"
 
 
-class Tiny:
-    """A study of many runs that take a fraction of a second each."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.data = write_sentences(folder / "data")
-        self.study = a_study(self.data, seeds=SEEDS)
-        self.study.write_text(self.study.read_text().replace("[6, 2]", DEPTHS))
-        self.plan: Plan = load_study(str(self.study)).plan()
-        # One name for the code, whatever somebody does to the checkout meanwhile.
-        self.environment = environment(folder) | {"REINIT_GIT_COMMIT": "c" * 40}
-
-    def command(self, store: str, *more: str) -> list[str]:
-        """`reinit run` as a user starts it."""
-        return command(self.study, store, self.data, *more)
-
-    def found(self, store: Store) -> dict[str, Found]:
-        """All that the store has of the study."""
-        return store.all_results([each.cell.digest for each in self.plan])
-
-    def done(self, store: Store) -> int:
-        """Runs that the store has."""
-        return sum(len(each.done) for each in self.found(store).values())
-
-    def aggregated(self, store: str) -> pd.DataFrame:
-        """The frame that `reinit aggregate` writes."""
-        out = self.folder / "tables"
-        main = [sys.executable, "-c", "from jobs.cli import main; main()", "aggregate", str(self.study)]
-        subprocess.run([*main, "--store", store, "-o", str(out)], env=self.environment, check=True, timeout=250)
-        return read_frame(out / "runs.parquet")
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return Tiny(tmp_path_factory.mktemp("kills"))
+    return Tiny(tmp_path_factory.mktemp("kills"), DEPTHS, SEEDS)
 
 
 @pytest.fixture(scope="module")
@@ -140,17 +100,12 @@ class Killer:
     def _kill_pods(self) -> None:
         """Two pods at a time, by chance of the same cell, each at an instant of its own."""
         cells = [self.random.choice(self.tiny.plan) for _ in range(2)]
-        pods = [self._start("pod", [], self._pod(each.cell, each.seeds)) for each in cells]
+        pods = [self._start("pod", [], self.tiny.pod(each, self.url, f"pod-{self.starts}")) for each in cells]
         for pod in pods:
             self._wait_a_while(pod)
             if pod.poll() is None:
                 self._kill("pod", [pod.pid])
                 pod.wait(60)
-
-    def _pod(self, cell: Cell, seeds: tuple[int, ...]) -> dict[str, str]:
-        site = Cluster(image=IMAGE, store="s3://a/b", gpus=0, cpu="1", places={"tiny": str(self.tiny.data)})
-        more = {"REINIT_STORE": self.url, "REINIT_POD": f"pod-{self.starts}"}
-        return pod_environment(cell, seeds, site) | more
 
     def _arguments(self, *more: str) -> list[str]:
         return self.tiny.command(self.url, *more)[3:]
