@@ -28,6 +28,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jobs.cell import Cell, Probe, canonical
 from jobs.errors import ConfigurationError, DataError, ReinitError, SpecError, TransientError
+from jobs.outbox import outbox_of
+
+OUTBOX_SECONDS: Final = 60
+"""How long a worker at its end tries to send what its store would not take; the outbox of this machine stays."""
 
 STOP_SECONDS: Final = 20
 """How long workers may take to reach a step boundary before they are killed."""
@@ -263,7 +267,7 @@ def run_locally(
         store: URL of the store.
         places: folders that the site maps names to.
         machine: workers, threads, GPUs.
-        log_folder: where each worker's library output goes.
+        log_folder: where each worker's library output goes, and what the store would not take.
         console: where progress is shown.
 
     Returns:
@@ -282,10 +286,14 @@ def run_locally(
             got=error.strerror,
             remedy="set XDG_STATE_HOME to a folder that can be written",
         ) from error
+    outbox = {
+        "REINIT_OUTBOX": str(outbox_of(store, log_folder)),
+        "REINIT_OUTBOX_SECONDS": os.environ.get("REINIT_OUTBOX_SECONDS") or str(OUTBOX_SECONDS),
+    }
     processes = [
         _Process(
             number,
-            machine.environment(number, store, places),
+            machine.environment(number, store, places) | outbox,
             cells,
             events,
             log_folder / f"worker-{os.getpid()}-{number}.log",

@@ -10,14 +10,22 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from jobs.errors import ConfigurationError, SpecError, TransientError
+from jobs.errors import ConfigurationError, ReinitError, SpecError, TransientError
+
+MOST_BYTES: Final = {"runs": 2**20, "failures": 2**20, "checks": 2**20, "logs": 2**24}
+"""Largest objects of these kinds that are read: what is larger is no such object, and might not fit into memory."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(/[A-Za-z0-9][A-Za-z0-9._-]{0,254})*")
+
+
+class NoObjectError(ConfigurationError):
+    """What stands under a key is nothing that a store keeps: a folder, a pipe, a link out of the store, a huge file."""
 
 
 class Objects(Protocol):
@@ -46,6 +54,7 @@ class Objects(Protocol):
 
         Raises:
             TransientError: inconclusive.
+            NoObjectError: what is there is no object.
             ConfigurationError: this store refuses, and will again.
         """
         ...
@@ -73,6 +82,17 @@ def check_key(key: str) -> str:
             allowed="letters, digits and . _ - in parts divided by /, each part beginning with a letter or digit",
         )
     return key
+
+
+def check_size(key: str, size: int, where: str) -> None:
+    """Refuse to read what is larger than any object of its kind.
+
+    Raises:
+        NoObjectError: it is.
+    """
+    most = MOST_BYTES.get(key.partition("/")[0])
+    if most is not None and size > most:
+        raise NoObjectError(f"it is too large: {size:,} bytes", where=where, expected=f"at most {most:,} bytes")
 
 
 # What a retry may mend: a full disk, a server that is away. Everything else the system says about a path stays so.
@@ -122,6 +142,11 @@ class FileObjects:
         with self._translated(path, "read"):
             self._stay_inside(path)
             try:
+                # A pipe would be waited for, for ever.
+                status = path.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise NoObjectError("it is no file", where=str(path), got=stat.filemode(status.st_mode))
+                check_size(key, status.st_size, str(path))
                 return path.read_bytes()
             except FileNotFoundError:
                 return None
@@ -152,7 +177,7 @@ class FileObjects:
     def _stay_inside(self, path: Path) -> None:
         """Refuse a link that leads out of the root; the root itself may be one."""
         if not path.resolve().is_relative_to(self.root.resolve()):
-            raise ConfigurationError(
+            raise NoObjectError(
                 "a link leads out of the store",
                 where=str(path),
                 expected=f"a place below {self.root.resolve()}",
@@ -165,8 +190,10 @@ class FileObjects:
         try:
             yield
         except (OSError, RuntimeError) as error:  # RuntimeError: resolve() in a loop of links
-            passing = isinstance(error, OSError) and error.errno in _PASSING
-            kind = TransientError if passing else ConfigurationError
+            number = error.errno if isinstance(error, OSError) else errno.ELOOP
+            kind: type[ReinitError] = NoObjectError if number == errno.ELOOP else ConfigurationError
+            if number in _PASSING:
+                kind = TransientError
             raise kind(
                 f"the store's folder cannot be {verb}",
                 where=str(path),

@@ -14,15 +14,16 @@ from typing import Final, TypeVar
 
 from jobs.errors import ConfigurationError, SpecError, TransientError
 from jobs.found import Damaged, NotVerifiedError
-from jobs.objects import Objects, check_key
+from jobs.objects import NoObjectError, Objects, check_key
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds between the tries of one read or write, on top of what a backend repeats by itself."""
 
 GIVE_UP_SECONDS: Final = 30
-"""A read that has been failing for this long is not repeated: a backend has repeated it many times then."""
+"""What has been failing for this long is not repeated: a backend has repeated it many times then."""
 
 THREADS: Final = 16
 """Reads at a time."""
@@ -51,24 +52,26 @@ class PatientObjects:
             TransientError: the last try failed, or did not read back.
             ConfigurationError: the store refuses, and will again.
         """
-        for pause in (*self._pauses, None):
+        began = time.monotonic()
+        for tries, pause in enumerate((*self._pauses, None), 1):
+            is_last = pause is None or time.monotonic() - began > GIVE_UP_SECONDS
             try:
                 self._objects.put(key, data)
                 read = self._objects.get(key)
             except TransientError:
-                if pause is None:
+                if is_last:
                     raise
             else:
                 if read == data:
                     return key
-                if pause is None:
+                if is_last:
                     raise TransientError(
-                        f"an object was written {len(self._pauses) + 1} times and does not read back",
+                        f"an object was written {tries} times and does not read back",
                         where=f"{self.url}/{key}",
                         expected=f"{len(data)} bytes, as written, from {self.describe()}",
                         got=size(read),
                     )
-            time.sleep(pause)
+            time.sleep(pause or 0)
         raise AssertionError("the last pass returns or raises")
 
     def write_once(self, key: str, data: bytes) -> str:
@@ -105,7 +108,10 @@ class PatientObjects:
         before: bytes | None = b"\0 not read yet"
         reason = ""
         for pause in (*self._pauses, None):
-            data = self.get(key)
+            try:
+                data = self.get(key)
+            except NoObjectError as error:
+                return Damaged(key, error.problem)
             try:
                 if data is None:
                     raise NotVerifiedError("it is not there")
@@ -149,7 +155,7 @@ class PatientObjects:
         return read()
 
 
-def in_parallel(read: Callable[[str], T], keys: Iterable[str]) -> list[T]:
+def in_parallel(read: Callable[[K], T], keys: Iterable[K]) -> list[T]:
     """What `read` gives for each key, in order; the first error is raised without waiting for the reads not begun."""
     pool = ThreadPoolExecutor(THREADS)
     try:

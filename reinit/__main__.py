@@ -12,9 +12,11 @@ Environment of a pod:
     REINIT_THREADS         CPU threads of this process
     REINIT_DEVICE          cuda or cpu: what must be used; unset takes a GPU where there is one
     REINIT_GPUS            above 1, this process starts one rank a GPU and waits for them (reinit.launch)
+    REINIT_OUTBOX          folder for results that the store would not take (jobs.outbox); unset is one in TMPDIR
+    REINIT_OUTBOX_SECONDS  how long they are sent again at the end, before exit 75
     REINIT_POD             first part of the names of logs and failure records, before the process; unset is the host
-Exit codes: 0 done or already done; 64 bad spec, 65 bad data, 78 bad configuration; 75 transient; 143 stopped by
-SIGTERM after durable progress, else 75.
+Exit codes: 0 done or already done; 64 bad spec, 65 bad data, 78 bad configuration; 75 transient, or finished and not in
+the store; 143 stopped by SIGTERM after durable progress, else 75.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Final
 
 from jobs.cell import Cell
 from jobs.errors import ReinitError, SpecError, TransientError
+from jobs.outbox import Outbox
 from jobs.store import open_store
 from reinit.environment import CELLS, known, pod_runs, ranks_to_start
 from reinit.launch import launch
@@ -57,6 +60,7 @@ def work_as_pod(session: Session, cells: tuple[Cell, ...], seeds: tuple[int, ...
     session.expect([cells[number] for number, _ in runs])
     for number, seed in runs:
         session.run(cells[number], seed)
+    session.outbox.deliver()
     return session.done(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} finished")
 
 
@@ -104,6 +108,7 @@ def work_from_pipe(session: Session, lines: Iterator[str]) -> int:
         number, seed = json.loads(line)
         session.run(cells[number], seed)
         session.log.emit("ready", "next")
+    session.outbox.deliver()
     return 0
 
 
@@ -125,7 +130,8 @@ def main(arguments: list[str]) -> int:
         if "REINIT_STORE" not in os.environ:
             raise SpecError("REINIT_STORE is not set", expected="file:///path or s3://bucket/prefix")
         store = open_store(os.environ["REINIT_STORE"])
-        session = Session(store, Places.from_environment(), log, stop, is_pod=arguments != [FROM_PIPE])
+        outbox = Outbox.of_process(store, log.emit, lambda: stop.requested)
+        session = Session(store, Places.from_environment(), log, stop, outbox, is_pod=arguments != [FROM_PIPE])
     except ReinitError as error:
         log.emit("failed", str(error), exit_code=error.exit_code)
         say_last_word(str(error))

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from jobs.cell import Cell
 from jobs.errors import ConfigurationError, ReinitError, TransientError
+from jobs.outbox import Outbox
 from jobs.result import Failure, now
 from jobs.store import Store
 from reinit.log import Log, redacted, say_last_word
@@ -80,6 +81,8 @@ class Session:
     places: Places
     log: Log
     stop: Stop
+    outbox: Outbox
+    """What the store would not take so far."""
     is_pod: bool = True
     """Whether the environment says what to run; else a pipe does."""
     current: tuple[str, int | None] = ("", None)
@@ -122,7 +125,7 @@ class Session:
         self._progress = Progress(POD_SECONDS, plan)
 
     def run(self, cell: Cell, seed: int) -> None:
-        """One run, from start to a verified object in the store.
+        """One run, from start to a verified object in the store, or in the outbox.
 
         Raises:
             StoppedError: a signal came; nothing of this run is kept.
@@ -145,17 +148,16 @@ class Session:
                 self.log.emit("step", said.message, **said.fields)
 
         outcome = worker.run(cell, seed, on_step)
-        if self.is_first:
-            self.store.put(outcome.result, outcome.predictions)
+        is_kept = self.outbox.put(outcome.result, outcome.predictions) if self.is_first else False
         # The other ranks go on, and count the run as kept, when the first says so.
-        worker.any_rank(False)
-        self.stop.has_progress = True
+        is_kept = worker.any_rank(is_kept)
+        self.stop.has_progress |= is_kept
         self._progress.end()
         result = outcome.result
         score = f"{cell.task.headline} {result.score:.4f}" if result.status == "done" else "diverged"
         self.log.emit(
             "finished",
-            f"{cell.name} seed {seed}: {score} in {result.wall_seconds:.1f} s",
+            f"{cell.name} seed {seed}: {score} in {result.wall_seconds:.1f} s{'' if is_kept else ', held'}",
             digest=cell.digest,
             seed=seed,
             status=result.status,
@@ -171,6 +173,9 @@ class Session:
 
     def stopped(self) -> int:
         """A signal ended the work."""
+        if not self.outbox.is_empty:
+            error = self.outbox.error()
+            return self.fail(error, error.exit_code)
         kept = "with" if self.stop.has_progress else "without"
         self.log.emit("stopped", f"stopped by a signal {kept} a finished run", exit_code=self.stop.exit_code)
         if os.environ.get("WORLD_SIZE", "1") == "1":
@@ -181,7 +186,12 @@ class Session:
         return self.stop.exit_code
 
     def fail(self, error: BaseException, exit_code: int) -> int:
-        """Say why this process ends: to the log, to Kubernetes, to the store."""
+        """Say why this process ends: to the log, to Kubernetes, to the store; finished runs are sent before."""
+        try:
+            self.outbox.deliver()
+        except TransientError as held:
+            if str(held) != str(error):
+                self.log.emit("held", str(held))
         reason = str(error) or type(error).__name__
         digest, seed = self.current
         self.log.emit("failed", reason, exit_code=exit_code, digest=digest or None, seed=seed)
