@@ -23,11 +23,11 @@ from typing import IO, Final
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.cell import Cell, Probe, canonical
 from jobs.errors import ConfigurationError, DataError, ReinitError, SpecError, TransientError
+from jobs.views import escape
 
 STOP_SECONDS: Final = 20
 """How long workers may take to reach a step boundary before they are killed."""

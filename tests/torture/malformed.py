@@ -1,7 +1,7 @@
 """Files gone wrong: seeded mutations of good study and cluster files, as bytes, tokens and trees.
 
-Law: file `n` of a seed is the same on every machine, whatever was made before it. A mutation may leave a file good: what
-is asked is that reading ends in a value or in a refusal, so a good one is no waste.
+Law: file `n` of a seed is the same on every machine, whatever was made before it. A mutation may leave a file good:
+what is asked is that reading ends in a value or in a refusal, so a good one is no waste.
 """
 
 from __future__ import annotations
@@ -64,7 +64,16 @@ def good_files() -> dict[tuple[Kind, str], str]:
 STRANGE: Final[tuple[str, ...]] = (
     *("", "~", "null", "true", "-1", "0", "1", "1e400", "-1e400", "1e-400", ".nan", "-.inf", "0x1f", "0o17", "1_000"),
     *("9" * 20, "9" * 400, "9" * 401, "1" + "0" * 300, "-" + "9" * 30, "1e308", "0." + "0" * 350 + "1"),
-    *("!!python/object/apply:os.system ['true']", "!!binary aGk=", "!!set {a}", "! x", "!!int 5", "&a *a", "*a", "&a x"),
+    *(
+        "!!python/object/apply:os.system ['true']",
+        "!!binary aGk=",
+        "!!set {a}",
+        "! x",
+        "!!int 5",
+        "&a *a",
+        "*a",
+        "&a x",
+    ),
     *("'", '"', "[", "{", "]", "}", "|", ">", "- -", "? [a]", "? ", ": ", "<<: {a: b}", "{}", "[]", "[[]]", "{a: {}}"),
     *('"\\u202e"', '"\\x1b[2J"', '"\\0"', '"\\ud800"', '"\\u2028"', "\u202egnp", "a\u200bb", "\ufeff", "é" * 300),
     *("../../etc/passwd", "/", "a/../b", "file:///", "s3://", "s3://u:p@b/x", "file:///%00", "file:///a%2f..%2fb"),
@@ -74,7 +83,18 @@ STRANGE: Final[tuple[str, ...]] = (
 )
 """Values to put where another one stood."""
 
-_BYTES: Final = (b"\0", b"\xff", b"\xef\xbb\xbf", b"\xfe\xff", b"\r", b"\t", b"\x1b[31m", b"\x85", b"\xc2\x85", b"\xed\xa0\x80")
+_BYTES: Final = (
+    b"\0",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\xfe\xff",
+    b"\r",
+    b"\t",
+    b"\x1b[31m",
+    b"\x85",
+    b"\xc2\x85",
+    b"\xed\xa0\x80",
+)
 _TOKENS: Final = re.compile(r"[\w./@:-]+|\s+|.", re.DOTALL)
 
 
@@ -134,7 +154,9 @@ def _indent(data: bytes, rng: random.Random) -> bytes:
 
 
 def _long_line(data: bytes, rng: random.Random) -> bytes:
-    filler = rng.choice((b"a", b" ", b"[", b"- ", b"{a: ", b"&a ", b"'", b"9", b"\\")) * rng.choice((200, 3000, 100_000))
+    filler = rng.choice((b"a", b" ", b"[", b"- ", b"{a: ", b"&a ", b"'", b"9", b"\\")) * rng.choice(
+        (200, 3000, 100_000)
+    )
     at = rng.choice([0, len(data), data.find(b":") + 1])
     return data[:at] + filler + data[at:]
 
@@ -194,7 +216,9 @@ _PLAIN: Final[tuple[Any, ...]] = (
 """Values for a tree, of every type and at the edges of ranges."""
 
 
-def _reshape(tree: Any, rng: random.Random) -> str:
+def _reshape(  # noqa: C901, PLR0911  a table of changes, written out
+    tree: Any, rng: random.Random
+) -> str:
     """One change to a tree, in place; says which."""
     spots = list(_spots(tree))
     if not spots:
@@ -225,7 +249,9 @@ def _reshape(tree: Any, rng: random.Random) -> str:
         here *= rng.choice((2, 2, 100))
         return f"{key} repeated"
     if how == 5 and isinstance(here, int | float) and not isinstance(here, bool):
-        holder[key] = rng.choice((-here, here + 1, here - 1, here * 10**9, str(here), here / 3 if abs(here) < 1e300 else 0.5, [here]))
+        holder[key] = rng.choice(
+            (-here, here + 1, here - 1, here * 10**9, str(here), here / 3 if abs(here) < 1e300 else 0.5, [here])
+        )
         return f"{key} another number"
     if isinstance(here, str) and rng.random() < 0.6:
         holder[key] = _respelt(here, rng)
@@ -241,8 +267,12 @@ def _respelt(text: str, rng: random.Random) -> str:
     """Another text, of the same kind for the most part."""
     at = rng.randrange(len(text) + 1)
     digits = re.sub(r"[0-9]+", lambda _: rng.choice(("9" * 390, "9" * 390, "9" * 25, "0", "0.0000001")), text)
-    odd = rng.choice(("\0", "\x1b", "\n", "\t", " ", "\u202e", "\ud800", "é", "%00", "%2e%2e/", "..", "/", ":", "@", "-", "$("))
-    return rng.choice((digits, digits, text[:at] + odd + text[at:], text[:at], text.upper(), text * 200, rng.choice(STRANGE)))
+    odd = rng.choice(
+        ("\0", "\x1b", "\n", "\t", " ", "\u202e", "\ud800", "é", "%00", "%2e%2e/", "..", "/", ":", "@", "-", "$(")
+    )
+    return rng.choice(
+        (digits, digits, text[:at] + odd + text[at:], text[:at], text.upper(), text * 200, rng.choice(STRANGE))
+    )
 
 
 def _as_tree(data: bytes, rng: random.Random) -> tuple[bytes, list[str]]:
@@ -258,7 +288,8 @@ def malformed(number: int, seed: int, good: dict[tuple[Kind, str], str]) -> Malf
     # Half of them are sites: there are fewer of those, and more fields in one.
     kind: Kind = rng.choice(("study", "cluster"))
     name = rng.choice([each for of, each in good if of == kind])
-    data, steps = good[kind, name].encode(), []
+    data = good[kind, name].encode()
+    steps: list[str] = []
     if rng.random() < 0.55:
         data, steps = _as_tree(data, rng)
     if not steps or rng.random() < 0.15:
