@@ -50,8 +50,9 @@ def chunks(seeds: Sequence[int], cluster: Cluster) -> int:
 
 
 def compact(value: Mapping[str, object] | Sequence[object]) -> str:
-    """JSON of one form: sorted keys, no spaces, non-ASCII text as it is."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """JSON of one form: sorted keys, no spaces, non-ASCII text as it is unless it would not show or move the rest."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _threads(cluster: Cluster) -> int:

@@ -23,12 +23,12 @@ from typing import IO, Final
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.cell import Cell, Probe, canonical
 from jobs.errors import ConfigurationError, DataError, ReinitError, SpecError, TransientError
 from jobs.outbox import outbox_of
+from jobs.views import escape
 
 OUTBOX_SECONDS: Final = 60
 """How long a worker at its end tries to send what its store would not take; the outbox of this machine stays."""

@@ -15,7 +15,7 @@ from jobs.errors import SpecError
 from reinit.data import TaskTokens
 from reinit.engine import engine_config
 from reinit.features import FeatureCache
-from reinit.network import Network, load_tokenizer
+from reinit.network import Network, load_tokenizer, vocabulary_of
 from reinit.places import Places, resolve_model, weights_sha256
 from reinit.provenance import code_commit, read_provenance
 from reinit.ranks import join_ranks
@@ -81,14 +81,17 @@ class Worker:
     def _tokens_of(self, cell: Cell) -> TaskTokens:
         key = canonical([cell.task.model_dump(), cell.model.model_dump(), cell.recipe.max_length])
         if key not in self._tokens:
-            tokenizer = load_tokenizer(resolve_model(cell.model, self._places))
+            folder = resolve_model(cell.model, self._places)
+            tokenizer = load_tokenizer(folder)
             if cell.recipe.max_length > tokenizer.model_max_length:
                 raise SpecError(
                     f"max_length is more than {cell.model.name} can read",
                     expected=f"at most {tokenizer.model_max_length} tokens",
                     got=cell.recipe.max_length,
                 )
-            self._tokens[key] = TaskTokens.load(cell.task, tokenizer, cell.recipe.max_length, self._places)
+            self._tokens[key] = TaskTokens.load(
+                cell.task, tokenizer, cell.recipe.max_length, self._places, vocabulary_of(folder)
+            )
         return self._tokens[key]
 
     def _network_of(self, cell: Cell) -> Network:

@@ -296,6 +296,8 @@ def changed(**changes: object) -> bytes:
         (changed(metrics={"validation/accuracy": 0.99}), "science hash in the object"),
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"metrics": {}, ' + changed()[1:], "twice"),
+        (b'{"schema_version": 1' + b"0" * 5000 + b"}", "not JSON"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
