@@ -11,6 +11,7 @@ Environment of a pod:
     REINIT_PLACES          where names are on this machine, a JSON object of name to folder
     REINIT_THREADS         CPU threads of this process
     REINIT_DEVICE          cuda or cpu: what must be used; unset takes a GPU where there is one
+    REINIT_GPU_SHARERS     workers of `reinit run` that this one shares its GPU with, itself counted; unset is 1
     REINIT_GPUS            above 1, this process starts one rank a GPU and waits for them (reinit.launch)
     REINIT_POD             first part of the names of logs and failure records, before the process; unset is the host
 Exit codes: 0 done or already done; 64 bad spec, 65 bad data, 78 bad configuration; 75 transient; 143 stopped by

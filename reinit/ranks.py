@@ -36,6 +36,8 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    sharers: int = 1
+    """Processes that this one shares its GPU with, itself counted: each is charged its part of the time."""
 
     @property
     def is_first(self) -> bool:
@@ -92,7 +94,7 @@ def join_ranks() -> Ranks:
         else:
             torch.distributed.init_process_group(backend, init_method="env://")
     _join_deepspeed(backend="nccl" if gpu else "gloo")
-    return Ranks(rank, world_size, device)
+    return Ranks(rank, world_size, device, int(os.environ.get("REINIT_GPU_SHARERS", "1")))
 
 
 def _use_gpu(promised: str | None) -> bool:

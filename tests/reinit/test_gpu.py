@@ -25,8 +25,10 @@ from jobs.store import open_store
 from jobs.tasks import FolderSource, Task
 from reinit.data import folder_revision
 from reinit.places import Places, pin
-from reinit.ranks import gpu_faults
+from reinit.ranks import Ranks, gpu_faults
+from reinit.run import _about
 from reinit.worker import Worker
+from tests.make import a_cell, a_provenance
 from tests.reinit.architectures import save
 
 SIZES: Final[dict[str, Any]] = {
@@ -225,6 +227,14 @@ def test_a_card_full_of_another_process_is_worth_another_try(places: Places, tmp
     done = pod(places, f"file://{tmp_path}/store", cell_of(places, "bert"), limit)
     assert done.returncode == TransientError.exit_code, done.stdout + done.stderr
     assert "taken by other processes" in done.stdout or "the GPU failed" in done.stdout
+
+
+@pytest.mark.parametrize(("device", "part"), [("cuda", 0.25), ("cpu", 0.0)])
+def test_a_run_is_charged_its_part_of_a_gpu_that_it_shares(device: str, part: float) -> None:
+    ranks = Ranks(0, 1, torch.device(device), sharers=4)
+    about = _about(a_cell(), 1, ranks, a_provenance(), started=0.0)
+    assert about["wall_seconds"] > 0
+    assert about["gpu_seconds"] == part * about["wall_seconds"]
 
 
 @pytest.mark.parametrize(
