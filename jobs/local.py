@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Final
@@ -116,7 +116,9 @@ class Machine:
             "REINIT_DEVICE": "cuda" if self.gpus else "cpu",
         }
         if self.gpus:
-            own["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+            gpu = number % len(self.gpus)
+            own["CUDA_VISIBLE_DEVICES"] = self.gpus[gpu]
+            own["REINIT_GPU_SHARERS"] = str(len(range(gpu, self.workers, len(self.gpus))))
         return {**os.environ, **own}
 
 
@@ -273,6 +275,7 @@ def run_locally(
     Returns:
         How many runs were finished, and the errors of those that were not. Ctrl-C ends with `stopped`.
     """
+    machine = replace(machine, workers=min(machine.workers, len(runs)))
     cells = list({run.cell.digest: run.cell for run in runs}.values())
     number_of_cell = {cell.digest: number for number, cell in enumerate(cells)}
     waiting = _Waiting(runs)
@@ -298,7 +301,7 @@ def run_locally(
             events,
             log_folder / f"worker-{os.getpid()}-{number}.log",
         )
-        for number in range(min(machine.workers, len(runs)))
+        for number in range(machine.workers)
     ]
     summary, alive = Summary(), len(processes)
     with _progress(runs, console) as show:

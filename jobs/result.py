@@ -72,7 +72,7 @@ class _Run(Frozen):
     """From the pristine network to the last prediction. Weights and rows are read before; rows are tokenised by the
     first run that needs them, and that is counted."""
     gpu_seconds: Seconds
-    """Wall seconds times GPUs; 0 on a CPU."""
+    """Wall seconds times GPUs, over the number of workers that shared them; 0 on a CPU."""
     finished_at: AwareDatetime
     provenance: Provenance
 

@@ -11,6 +11,7 @@ Environment of a pod:
     REINIT_PLACES          where names are on this machine, a JSON object of name to folder
     REINIT_THREADS         CPU threads of this process
     REINIT_DEVICE          cuda or cpu: what must be used; unset takes a GPU where there is one
+    REINIT_GPU_SHARERS     workers of `reinit run` that this one shares its GPU with, itself counted; unset is 1
     REINIT_GPUS            above 1, this process starts one rank a GPU and waits for them (reinit.launch)
     REINIT_OUTBOX          folder for results that the store would not take (jobs.outbox); unset is one in TMPDIR
     REINIT_OUTBOX_SECONDS  how long they are sent again at the end, before exit 75

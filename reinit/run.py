@@ -139,7 +139,7 @@ def _about(cell: Cell, seed: int, ranks: Ranks, provenance: Provenance, started:
         "digest": cell.digest,
         "seed": seed,
         "wall_seconds": seconds,
-        "gpu_seconds": seconds * ranks.world_size if ranks.device.type == "cuda" else 0.0,
+        "gpu_seconds": seconds * ranks.world_size / ranks.sharers if ranks.device.type == "cuda" else 0.0,
         "finished_at": now(),
         "provenance": provenance,
     }

@@ -18,7 +18,7 @@ from reinit.features import FeatureCache
 from reinit.network import Network, load_tokenizer, vocabulary_of
 from reinit.places import Places, resolve_model, weights_sha256
 from reinit.provenance import code_commit, read_provenance
-from reinit.ranks import join_ranks
+from reinit.ranks import gpu_faults, join_ranks
 from reinit.run import Outcome, run_cell
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class Worker:
     def __init__(self, places: Places) -> None:
         """Join the ranks; nothing is loaded before a cell asks for it."""
         self._places = places
-        self._ranks = join_ranks()
+        with gpu_faults():
+            self._ranks = join_ranks()
         code_commit()
         # The libraries' half million objects never die: leave them out of every collection to come.
         gc.freeze()
@@ -67,16 +68,18 @@ class Worker:
             key = canonical([alike, cell.model.model_dump(), cell.task.outputs, cell.recipe.dropout])
             if key not in tried:
                 tried.add(key)
-                self._network_of(cell).prepare(cell, seed=0)
+                with gpu_faults():
+                    self._network_of(cell).prepare(cell, seed=0)
 
     def run(self, cell: Cell, seed: int, on_step: OnStep) -> Outcome:
         """One run; `on_step` hears of every optimiser step and may raise to stop between two."""
         # An engine refers to itself, so that the one before, with its optimiser's state, waits to be collected.
         gc.collect()
-        tokens, network = self._tokens_of(cell), self._network_of(cell)
-        folder = resolve_model(cell.model, self._places)
-        provenance = read_provenance(cell, self._ranks, weights_sha256(folder), tokens.rows_sha256)
-        return run_cell(cell, seed, network, tokens, self._features, self._ranks, provenance, on_step)
+        with gpu_faults():
+            tokens, network = self._tokens_of(cell), self._network_of(cell)
+            folder = resolve_model(cell.model, self._places)
+            provenance = read_provenance(cell, self._ranks, weights_sha256(folder), tokens.rows_sha256)
+            return run_cell(cell, seed, network, tokens, self._features, self._ranks, provenance, on_step)
 
     def _tokens_of(self, cell: Cell) -> TaskTokens:
         key = canonical([cell.task.model_dump(), cell.model.model_dump(), cell.recipe.max_length])
