@@ -163,10 +163,15 @@ def explain(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc'])) or 'result'}: {first['msg']}"[:300]
 
 
+def is_page(data: bytes | None) -> bool:
+    """Whether these bytes look like what a server or proxy says for itself, and not like an object of ours."""
+    return data is not None and data.lstrip()[:1] == b"<"
+
+
 def _looks_like(data: bytes) -> str:
     if not data:
         return "it is empty"
-    if data.lstrip()[:1] == b"<":
+    if is_page(data):
         return "it looks like a server's XML or HTML answer"
     return f"{len(data)} bytes, cut short or altered"
 

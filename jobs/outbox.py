@@ -94,14 +94,15 @@ class Outbox:
         Raises:
             DataError: the predictions are not those that the result names.
         """
+        had = bool(self._held)
         self._held[result.key] = _Held(result, predictions)
-        self.send()
+        self.send(self.store.impatient() if had else self.store)
         return result.key not in self._held
 
-    def send(self) -> None:
+    def send(self, store: Store) -> None:
         """One try for each that is held, the newest first, up to the first that fails; then all are on disk."""
         for key, held in list(reversed(self._held.items())):
-            if error := self._refusal(held):
+            if error := self._refusal(held, store):
                 self._last = error
                 # Whatever is the matter with this one in particular, it is the last to be tried next time.
                 self._held = {key: self._held[key], **self._held}
@@ -122,7 +123,7 @@ class Outbox:
             self._deadline = time.monotonic() + self.seconds
             self.say("delivering", f"for at most {self.seconds:.0f} s: {self._count()} not in the store yet")
         while self._held and not self.is_stopping() and time.monotonic() < (self._deadline or 0):
-            self.send()
+            self.send(self.store.impatient())
             again = time.monotonic() + AGAIN_SECONDS
             while self._held and not self.is_stopping() and time.monotonic() < again:
                 time.sleep(0.1)
@@ -152,7 +153,7 @@ class Outbox:
     def _count(self) -> str:
         return f"{len(self._held)} {'run is' if len(self._held) == 1 else 'runs are'}"
 
-    def _refusal(self, held: _Held) -> ReinitError | None:
+    def _refusal(self, held: _Held, store: Store) -> ReinitError | None:
         """Why the store does not take it; None where it did.
 
         A try is made in a thread, since a server that takes a connection and is silent would outlast a pod's grace.
@@ -161,7 +162,7 @@ class Outbox:
 
         def attempt() -> None:
             try:
-                self.store.put(held.result, held.predictions)
+                store.put(held.result, held.predictions)
             except BaseException as error:  # noqa: BLE001  raised below, in the thread that asked
                 outcome.append(error)
             else:
@@ -186,7 +187,7 @@ class Outbox:
             if held.is_on_disk:
                 continue
             try:
-                open_store(self.folder.as_uri()).put(held.result, held.predictions)
+                open_store(self.folder.as_uri()).impatient().put(held.result, held.predictions)
             except ReinitError as error:
                 self.say("unheld", f"{_name(held)} is in memory alone, until the store takes it: {error}")
                 return

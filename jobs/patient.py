@@ -2,7 +2,8 @@
 
 Law: a server may say 200 and keep nothing, or half, or answer with an error page for an object. So a write is done when
 the same bytes came back, a failed read is repeated, then raised, and never means "absent", and the same wrong bytes
-twice are damage, which is a value here and not an error.
+twice are damage, which is a value here and not an error. A page of XML or HTML is a server's voice, which says the same
+each time: that is damage when it has been all that was heard.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from jobs.errors import ConfigurationError, SpecError, TransientError
-from jobs.found import Damaged, NotVerifiedError
+from jobs.found import Damaged, NotVerifiedError, is_page
 from jobs.objects import NoObjectError, Objects, check_key
 
 K = TypeVar("K")
@@ -96,7 +97,7 @@ class PatientObjects:
         return self.write(key, data)
 
     def read(self, key: str, parse: Callable[[str, bytes], T]) -> T | Damaged:
-        """What `parse` makes of an object. The same wrong bytes twice are damage; changing ones are the transport's.
+        """What `parse` makes of an object. The same wrong bytes again are damage; changing ones are the transport's.
 
         Raises:
             TransientError: every read was wrong in another way.
@@ -105,7 +106,7 @@ class PatientObjects:
             check_key(key)
         except SpecError as error:
             return Damaged(key, error.problem)
-        before: bytes | None = b"\0 not read yet"
+        wrong: list[bytes | None] = []
         reason = ""
         for pause in (*self._pauses, None):
             try:
@@ -118,9 +119,10 @@ class PatientObjects:
                 return parse(key, data)
             except NotVerifiedError as error:
                 reason = str(error)
-            if data == before:
+            wrong.append(data)
+            again = len(self._pauses) + 1 if is_page(data) else 2
+            if len(wrong) >= again and set(wrong[-again:]) == {data}:
                 return Damaged(key, reason)
-            before = data
             if pause is not None:
                 time.sleep(pause)
         raise TransientError(

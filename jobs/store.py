@@ -88,6 +88,10 @@ class Store:
         self._objects = objects
         self._patient = PatientObjects(objects, pauses)
 
+    def impatient(self) -> Store:
+        """The same store, asked once and not again and again: of one that failed a moment ago no more is expected."""
+        return Store(self._objects, pauses=())
+
     @property
     def url(self) -> str:
         """Where."""

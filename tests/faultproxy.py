@@ -25,6 +25,7 @@ REFUSALS: Final = {
     "503": (503, "SlowDown"),
     "skewed": (403, "RequestTimeTooSkewed"),
     "expired": (403, "ExpiredToken"),
+    "revoked": (403, "InvalidAccessKeyId"),
 }
 FAULTS: Final = (*REFUSALS, *READS, *WRITES, "reset before", "reset after", "late", "silent")
 HOP_BY_HOP: Final = {"connection", "keep-alive", "transfer-encoding"}

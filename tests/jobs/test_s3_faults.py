@@ -179,3 +179,14 @@ def test_a_token_that_expired_and_was_not_renewed_is_a_clear_error(
         open_store(url).check()
     assert caught.value.remedy == "renew the session token"
     assert "from shared-credentials-file" in str(caught.value)
+
+
+def test_a_servers_page_now_and_then_is_not_taken_for_an_object(proxy: FaultProxy, url: str) -> None:
+    Store(objects(url)).put(a_result(), some_predictions())
+    for pages in range(1, 6):
+        proxy.applies = lambda _method, path: "/runs/" in path
+        proxy.script.extend(["xml"] * pages)
+        found = Store(objects(url), pauses=NO_PAUSES).results(DIGEST)
+        assert found.done == {1}
+        assert found.damaged == ()
+        assert not proxy.script
