@@ -55,5 +55,11 @@ class Tiny:
         """The frame that `reinit aggregate` writes."""
         out = self.folder / "tables"
         main = [sys.executable, "-c", "from jobs.cli import main; main()", "aggregate", str(self.study)]
-        subprocess.run([*main, "--store", store, "-o", str(out)], env=self.environment, check=True, timeout=250)
+        subprocess.run(
+            [*main, "--store", store, "-o", str(out)],
+            env=self.environment,
+            capture_output=True,
+            check=True,
+            timeout=250,
+        )
         return read_frame(out / "runs.parquet")
