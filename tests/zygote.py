@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -98,13 +97,10 @@ class _Worker(Forked):
 
 
 @contextmanager
-def zygote(folder: Path, **variables: str) -> Iterator[str]:
-    """A running zygote that imports under these variables; gives its address, of a new socket in `folder`."""
-    address = tempfile.mktemp(prefix="zygote-", dir=folder)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.zygote", address],
-        cwd=Path(__file__).parents[1], env=os.environ | variables,
-    )  # fmt: skip
+def zygote(folder: Path) -> Iterator[str]:
+    """A running zygote; gives its address, of a socket in `folder`."""
+    address = str(folder / "zygote")
+    process = subprocess.Popen([sys.executable, "-m", "tests.zygote", address], cwd=Path(__file__).parents[1])
     try:
         while not Path(address).exists():
             assert process.poll() is None, "the zygote did not start"

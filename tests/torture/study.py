@@ -51,9 +51,14 @@ class Tiny:
         """Runs that the store has."""
         return sum(len(each.done) for each in self.found(store).values())
 
-    def aggregated(self, store: str) -> pd.DataFrame:
-        """The frame that `reinit aggregate` writes."""
-        out = self.folder / "tables"
+    def aggregate(self, store: str, *more: str) -> subprocess.CompletedProcess[str]:
+        """`reinit aggregate`."""
         main = [sys.executable, "-c", "from jobs.cli import main; main()", "aggregate", str(self.study)]
-        subprocess.run([*main, "--store", store, "-o", str(out)], env=self.environment, check=True, timeout=250)
-        return read_frame(out / "runs.parquet")
+        whole = [*main, "--store", store, "-o", str(self.folder / "tables"), *more]
+        return subprocess.run(whole, env=self.environment, capture_output=True, text=True, check=False, timeout=250)
+
+    def aggregated(self, store: str, *more: str) -> pd.DataFrame:
+        """The frame that `reinit aggregate` writes."""
+        done = self.aggregate(store, *more)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return read_frame(self.folder / "tables" / "runs.parquet")

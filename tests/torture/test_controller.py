@@ -42,7 +42,7 @@ from tests.test_pods import COMMIT, a_node, rendered, results
 from tests.torture.standin import Checkpoints, Fault, Program
 
 SEED: Final = int(os.environ.get("REINIT_TORTURE_SEED", "") or random.SystemRandom().randrange(10**6))
-SCHEDULES: Final = full(4000, 150)
+SCHEDULES: Final = full(2000, 100)
 TARGET: Final = "random schedules of a Job controller: every run exactly once"
 PLAN: Final = Plan(PlannedCell(a_cell(*range(depth)), (1, 2, 3), ("progressive",)) for depth in range(2))
 FAULTS: Final[tuple[Fault, ...]] = ("killed before", "killed half-way", "killed after", "refused", "answer lost")

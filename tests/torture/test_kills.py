@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -65,18 +66,19 @@ class Killer:
         if kind == "pod":
             self._kill_pods()
             return
+        # Workers that lost their starter may still be there.
+        orphans = _children(self.zygote)
         run = self._start("reinit", self._arguments("--workers", str(self.random.choice((2, 3)))), {})
         self._wait_a_while(run)
         if run.poll() is not None:
             return
-        workers = [each for each in _children(self.zygote) if each != run.pid]
-        if kind == "worker":
-            victims = self.random.sample(workers, min(1, len(workers)))
-        else:
-            # Left alone, a starter's workers finish what they are at, beside the next start.
-            victims = [run.pid, *(workers if kind == "study" else [])]
-        self._kill(kind, victims)
-        run.wait(120)
+        workers = [each for each in _children(self.zygote) if each not in (run.pid, *orphans)]
+        if kind == "worker" and not workers:
+            kind = "starter"
+        # Left alone, a starter's workers finish what they are at, beside the next start.
+        of_kind = {"study": [run.pid, *workers], "starter": [run.pid], "worker": workers[-1:]}
+        self._kill(kind, of_kind[kind])
+        run.wait(600)
 
     def finish(self) -> None:
         """Left alone at last."""
@@ -125,15 +127,14 @@ class Killer:
             time.sleep(0.01)
 
     def _kill(self, kind: str, victims: list[int]) -> None:
+        hit = 0
         for victim in victims:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            self.processes += 1
-        if victims:
-            self.kills += 1
-            self.by_kind[kind] += 1
+                hit += 1
+        self.processes += hit
+        self.kills += hit > 0
+        self.by_kind[kind] += hit > 0
 
 
 def _children(process: int, word: str = "") -> list[int]:
