@@ -1,7 +1,7 @@
 """Foreign text made fit to be shown: file names, exception texts, keys of a bucket, names in a study.
 
-Law: what is shown can neither move a terminal's cursor nor hide or reorder what stands beside it, and is bounded; what is
-known to be a secret is told by its name alone.
+Law: what is shown can neither move a terminal's cursor nor hide or reorder what stands beside it, and is bounded. What
+is known to be a secret is told by its name alone.
 """
 
 from __future__ import annotations
