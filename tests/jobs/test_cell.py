@@ -544,3 +544,10 @@ def test_cells_key_dictionaries() -> None:
 )
 def test_the_edges_of_what_is_possible_are_allowed(kind: type[BaseModel], fields: dict[str, Any]) -> None:
     assert kind.model_validate(fields)
+
+
+def test_a_probe_fitted_to_convergence_takes_no_steps_and_any_other_cell_its_recipes() -> None:
+    assert paper_cell(Probe(depth=1, fit="converged")).steps == 0
+    for treatment in (Probe(depth=1), Reinit(), Truncate(depth=2)):
+        cell = paper_cell(treatment)
+        assert cell.steps == cell.recipe.steps(cell.rows) > 0

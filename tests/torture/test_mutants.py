@@ -1,8 +1,8 @@
 """Mutants of digest, store, surgery and statistics: what the tests let live is known, each with its reason.
 
-`survivors.txt` has a line for each: `module :: line :: change :: reason`. One that is not there fails; a reason for one
-that is no longer a mutant is counted. The full form tries every mutant, and goes on where it stopped when REINIT_MUTANTS
-names a file to keep what is known in.
+`survivors.txt` has a line for each: `module :: line :: change :: reason`. One that is not there fails; a reason for
+one that is no longer a mutant is counted. The full form tries every mutant, and goes on where it stopped when
+REINIT_MUTANTS names a file to keep what is known in.
 """
 
 from __future__ import annotations
