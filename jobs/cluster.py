@@ -6,7 +6,6 @@ Everything here ends as text in a manifest that many people may read: secrets ar
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from itertools import chain, combinations
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import unquote
 from pydantic import Field, StringConstraints, model_validator
 
 from jobs.backends import ALLOWED, is_store
+from jobs.shown import SECRET_NAME, USER_IN_URL
 from jobs.spec import validated
 from jobs.tasks import Frozen
 from jobs.yamlfile import read_yaml
@@ -55,13 +55,6 @@ OUR_VARIABLES: Final = frozenset(
     for name in ("CELLS", "SEEDS", "SEEDS_PER_POD", "STORE", "PLACES", "IMAGE", "DEVICE", "GPUS", "THREADS", "POD")
 )
 """Variables that are the pod's contract; a site that sets one would run something else than the manifest says."""
-SECRET_VARIABLES: Final = re.compile(
-    r"(?:^|_)(?:SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|API_KEY|ACCESS_KEY)$", re.IGNORECASE
-)
-"""Names of variables whose value is a secret, as far as a name tells: a manifest is no place for it."""
-PASSWORD_IN_URL: Final = re.compile(r"//[^/\s]*@")
-"""What stands between a URL's scheme and its host when it carries a user."""
-
 MOST_AMOUNT: Final = 2.0**60
 """No machine has so many bytes or cores: a larger number is a slip, and the API server would refuse it."""
 Seconds = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -259,9 +252,9 @@ def _names(site: Cluster) -> Iterator[str]:
     for name, value in site.env.items():
         if name in OUR_VARIABLES:
             yield f"{name} is set by the manifest and cannot be in env"
-        if PASSWORD_IN_URL.search(value):
+        if USER_IN_URL.search(value):
             yield f"{name} holds a URL with a user in it, which may be a password; env can be read by many"
-        if SECRET_VARIABLES.search(name):
+        if SECRET_NAME.search(name):
             yield f"{name} is a secret: mount it as a file with `secrets`; env can be read by many"
 
 

@@ -1,11 +1,20 @@
 """Foreign text made fit to be shown: file names, exception texts, keys of a bucket, names in a study.
 
-Law: what is shown can neither move a terminal's cursor nor hide or reorder what stands beside it, and is bounded.
+Law: what is shown can neither move a terminal's cursor nor hide or reorder what stands beside it, and is bounded. What
+is known to be a secret is told by its name alone.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+SECRET_NAME: Final = re.compile(
+    r"(?:^|_)(?:SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|API_KEY|ACCESS_KEY)$", re.IGNORECASE
+)
+"""Names of variables and settings whose value is a secret, as far as a name tells."""
+USER_IN_URL: Final = re.compile(r"//[^/\s@]*@")
+"""What stands between a URL's scheme and its host when it carries a user, and perhaps a password."""
 
 WIDEST: Final = 200
 
