@@ -29,8 +29,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jobs.cell import Cell, Probe, canonical
 from jobs.errors import ConfigurationError, DataError, ReinitError, SpecError, TransientError
 
-STOP_SECONDS: Final = 20
-"""How long workers may take to reach a step boundary before they are killed."""
+STOP_SECONDS: Final = 60
+"""How long workers may take to reach a step boundary, and to keep a checkpoint there, before they are killed."""
 
 
 class Event(BaseModel):
@@ -110,6 +110,9 @@ class Machine:
             "OMP_NUM_THREADS": str(self.threads),
             "TOKENIZERS_PARALLELISM": "false",
             "REINIT_DEVICE": "cuda" if self.gpus else "cpu",
+            "REINIT_GRACE_SECONDS": str(STOP_SECONDS),
+            # A worker ends by itself where this process is killed.
+            "REINIT_PARENT": str(os.getpid()),
         }
         if self.gpus:
             own["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
@@ -311,7 +314,10 @@ def run_locally(
                     _heard(process, event, summary, show)
         except KeyboardInterrupt:
             summary.stopped = True
-            console.print("stopping at the next step; finished runs are in the store", style="yellow")
+            console.print(
+                "stopping at the next step; finished runs are in the store, checkpoints of long ones too",
+                style="yellow",
+            )
         finally:
             for process in processes:
                 process.stop()

@@ -59,6 +59,15 @@ class Objects(Protocol):
         """
         ...
 
+    def delete(self, key: str) -> None:
+        """Remove what is under `key`, if there is anything. Only a checkpoint can be removed: see `check_deletable`.
+
+        Raises:
+            TransientError: it may or may not be there still.
+            ConfigurationError: this store refuses, and will again.
+        """
+        ...
+
 
 def check_key(key: str) -> str:
     """`key`, if it is one: parts of letters, digits, `.`, `_`, `-`, none of which begins with a dot.
@@ -72,6 +81,17 @@ def check_key(key: str) -> str:
             got=repr(key)[:200],
             allowed="letters, digits and . _ - in parts divided by /, each part beginning with a letter or digit",
         )
+    return key
+
+
+def check_deletable(key: str) -> str:
+    """`key`, if what is under it may ever be deleted: results, predictions, failures and logs stay for good.
+
+    Raises:
+        SpecError: it is no key of a checkpoint.
+    """
+    if not check_key(key).startswith("checkpoints/"):
+        raise SpecError("nothing but checkpoints is ever deleted", got=repr(key)[:200], allowed="checkpoints/...")
     return key
 
 
@@ -132,6 +152,13 @@ class FileObjects:
         with self._translated(folder, "listed"):
             self._stay_inside(folder)
             yield from self._walk(folder)
+
+    def delete(self, key: str) -> None:
+        """Unlink the file; folders stay, since another process may be about to write there."""
+        path = self._path(check_deletable(key))
+        with self._translated(path, "deleted"):
+            self._stay_inside(path)
+            path.unlink(missing_ok=True)
 
     def _walk(self, folder: Path) -> Iterator[str]:
         try:

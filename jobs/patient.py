@@ -16,6 +16,7 @@ from jobs.errors import ConfigurationError, SpecError, TransientError
 from jobs.found import Damaged, NotVerifiedError
 from jobs.objects import Objects, check_key
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -137,6 +138,15 @@ class PatientObjects:
         """All keys below `prefix`, sorted; a listing that breaks off is begun again."""
         return self._patiently(lambda: sorted(set(self._objects.keys(prefix))))
 
+    def delete(self, key: str) -> None:
+        """Remove a checkpoint's object, if it is there.
+
+        Raises:
+            TransientError: inconclusive, repeatedly.
+            ConfigurationError: the store refuses.
+        """
+        self._patiently(lambda: self._objects.delete(key))
+
     def _patiently(self, read: Callable[[], T]) -> T:
         began = time.monotonic()
         for pause in self._pauses:
@@ -149,7 +159,7 @@ class PatientObjects:
         return read()
 
 
-def in_parallel(read: Callable[[str], T], keys: Iterable[str]) -> list[T]:
+def in_parallel(read: Callable[[K], T], keys: Iterable[K]) -> list[T]:
     """What `read` gives for each key, in order; the first error is raised without waiting for the reads not begun."""
     pool = ThreadPoolExecutor(THREADS)
     try:

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from jobs.errors import ConfigurationError, ReinitError, TransientError
-from jobs.objects import check_key
+from jobs.objects import check_deletable, check_key
 
 if TYPE_CHECKING:
     from boto3 import Session
@@ -108,6 +108,11 @@ class S3Objects:
                     "a listing does not go on", where=f"{self.url}/{prefix}", got="the same page again"
                 )
             token = page["NextContinuationToken"]
+
+    def delete(self, key: str) -> None:
+        """One DELETE, which also succeeds where there is nothing. It takes s3:DeleteObject on checkpoints/."""
+        with self._translated(key, "deleted"):
+            self._client.delete_object(Bucket=self.bucket, Key=self.prefix + check_deletable(key))
 
     def _page(self, prefix: str, token: str) -> ListObjectsV2OutputTypeDef:
         below = self.prefix + check_key(prefix.rstrip("/")) + "/"

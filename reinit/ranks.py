@@ -46,11 +46,15 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:  # noqa: FBT001  a predicate over ranks, not an option
         """Whether `flag` is true on some rank; every rank must ask at the same step."""
+        return bool(self.most(int(flag)))
+
+    def most(self, number: int) -> int:
+        """The largest `number` of any rank; every rank must ask at the same step."""
         if self.world_size == 1:
-            return flag
-        votes = torch.tensor([int(flag)], device=self.device)
+            return number
+        votes = torch.tensor([number], device=self.device)
         torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
-        return bool(votes.item())
+        return int(votes.item())
 
 
 @functools.cache
