@@ -48,7 +48,10 @@ OUR_LABELS: Final = ("app.kubernetes.io/", "reinit.dev/", "kueue.x-k8s.io/queue-
 """Prefixes of keys that the manifest writes itself."""
 OUR_VARIABLES: Final = frozenset(
     f"REINIT_{name}"
-    for name in ("CELLS", "SEEDS", "SEEDS_PER_POD", "STORE", "PLACES", "IMAGE", "DEVICE", "GPUS", "THREADS", "POD")
+    for name in (
+        *("CELLS", "SEEDS", "SEEDS_PER_POD", "STORE", "PLACES", "IMAGE", "DEVICE", "GPUS", "THREADS", "POD"),
+        *("GRACE_SECONDS", "PARENT"),
+    )
 )
 """Variables that are the pod's contract; a site that sets one would run something else than the manifest says."""
 SECRET_VARIABLES: Final = frozenset({"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN"})
@@ -164,7 +167,7 @@ class Cluster(Frozen):
     """Failures that a Job, or each index of an Indexed Job, may have before it is given up; evictions and stops after
     progress are not counted."""
     grace_seconds: Annotated[int, Field(ge=1)] = 120
-    """From SIGTERM to SIGKILL: time to reach a step's end and to record why."""
+    """From SIGTERM to SIGKILL: time to reach a step's end, to keep a checkpoint there and to record why."""
     ttl_seconds: PositiveInt | None = 604_800
     """How long a finished Job stays visible; None keeps it."""
     seeds_per_pod: PositiveInt | None = None

@@ -68,6 +68,8 @@ class Session:
             ReinitError: a task, model or device is not as the cells need it.
             StoppedError: a signal came.
         """
+        if self.stop.requested:
+            raise StoppedError
         self.log.emit("loading", "libraries, rows and weights")
         if threads := os.environ.get("REINIT_THREADS"):
             # Read by OpenMP when torch is imported.
@@ -78,6 +80,9 @@ class Session:
             remedy = "pip install 'partial-reinit[train]'"
             raise ConfigurationError("a library is missing", got=error.name, remedy=remedy) from error
 
+        # Seconds have gone by, and the peers of a rank have heard the same.
+        if self.stop.requested:
+            raise StoppedError
         self._worker = Worker(self.places)
         self._worker.check(cells)
         if self._worker.any_rank(self.stop.requested):

@@ -66,8 +66,6 @@ class Stop:
     def ignore(self) -> None:
         """The exit code is decided; a signal would only change it."""
         self._is_decided = True
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
 
     def hand_over(self) -> None:
         """Another handler in this process takes the signals from here on."""
