@@ -6,7 +6,6 @@ import json
 import pickle
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,18 @@ import torch
 
 import reinit.checkpoint
 from jobs.backends import open_objects
-from jobs.cell import Cell, Permute, Reinit, Steps, Truncate
+from jobs.cell import Permute, Reinit, Steps, Truncate
 from jobs.checkpoints import Binding, Checkpoints, checkpoint_key
 from jobs.errors import ConfigurationError, SpecError, TransientError
 from jobs.objects import FileObjects
 from jobs.patient import PatientObjects
-from jobs.result import DivergedRun, RunResult
+from jobs.result import DivergedRun
 from reinit import restricted
 from reinit.checkpoint import Keeper, every_seconds
 from reinit.provenance import code_commit
-from reinit.run import Outcome
-from reinit.stop import Stop, StoppedError
+from reinit.stop import Stop
 from reinit.worker import Worker
+from tests.reinit.bench import DAMAGE, Bench, Bomb, measured, plant
 from tests.reinit.tiny import places_of, small_cell, write_sentences, write_small_model
 
 STEPS = 8
@@ -47,55 +46,6 @@ def worker(data: Path, model: Path) -> Worker:
     return Worker(places_of(data, model))
 
 
-@dataclass
-class Bench:
-    """One run's attempts against one store, with what they said."""
-
-    worker: Worker
-    cell: Cell
-    store: Path
-    seed: int = 1
-    key: bytes | None = None
-    said: list[tuple[str, str]] = field(default_factory=list)
-    stop: Stop = field(default_factory=Stop)
-
-    @property
-    def checkpoints(self) -> Checkpoints:
-        return Checkpoints(PatientObjects(FileObjects(self.store), (0.0,) * 3), self.key)
-
-    def keeper(self) -> Keeper:
-        # On_step below says when one is due: the clock has no part in it.
-        return Keeper(self.checkpoints, self.stop, lambda event, message, **_: self.said.append((event, message)))
-
-    def attempt(self, *, keep: tuple[int, ...] = (), until: int | None = None) -> Outcome | None:
-        """One attempt that keeps checkpoints after these steps, and is stopped after `until`; None if it was."""
-        keeper = self.keeper()
-
-        def on_step(step: int, _: float) -> bool:
-            keeper.stepped(step)
-            if step == until:
-                raise StoppedError
-            return step in keep
-
-        try:
-            return self.worker.run(self.cell, self.seed, on_step, keeper)
-        except StoppedError:
-            return None
-
-    def events(self, kind: str) -> list[str]:
-        return [message for event, message in self.said if event == kind]
-
-    @property
-    def manifests(self) -> list[Path]:
-        return sorted(self.store.glob("checkpoints/*/*/*.json"))
-
-    @property
-    def numerics(self) -> str:
-        """Of this process, as its manifests say."""
-        found: str = json.loads(self.manifests[0].read_bytes())["manifest"]["binding"]["numerics"]
-        return found
-
-
 @pytest.fixture
 def bench(worker: Worker, data: Path, model: Path, tmp_path: Path) -> Callable[..., Bench]:
     def make(**changes: Any) -> Bench:
@@ -103,13 +53,6 @@ def bench(worker: Worker, data: Path, model: Path, tmp_path: Path) -> Callable[.
         return Bench(worker, small_cell(data, model, recipe=recipe, **changes), tmp_path / "store")
 
     return make
-
-
-def measured(outcome: Outcome | None) -> tuple[Any, ...]:
-    """All that must be equal, to the bit."""
-    assert outcome is not None
-    assert isinstance(outcome.result, RunResult)
-    return outcome.predictions, outcome.result.science12, outcome.result.train_loss, outcome.result.steps
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -199,34 +142,6 @@ def test_a_diverged_run_leaves_its_checkpoints_to_be_deleted_and_diverges_again(
 # ------------------------------------------------------------------------------------------------------- damage
 
 
-def largest(one: Bench) -> Path:
-    """A part of the newest checkpoint's weights."""
-    manifest = json.loads(one.manifests[-1].read_bytes())["manifest"]
-    (file,) = (file for file in manifest["files"] if file["name"] == reinit.checkpoint.WEIGHTS)
-    return one.manifests[-1].with_name(file["parts"][0])
-
-
-def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
-    path.write_bytes(change(path.read_bytes()))
-
-
-def flipped(data: bytes) -> bytes:
-    middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-
-
-DAMAGE: dict[str, Callable[[Bench], None]] = {
-    "half a part": lambda one: rewrite(largest(one), lambda data: data[: len(data) // 2]),
-    "a part without its last byte": lambda one: rewrite(largest(one), lambda data: data[:-1]),
-    "an empty part": lambda one: rewrite(largest(one), lambda _: b""),
-    "a missing part": lambda one: largest(one).unlink(),
-    "a flipped bit": lambda one: rewrite(largest(one), flipped),
-    "half a manifest": lambda one: rewrite(one.manifests[-1], lambda data: data[: len(data) // 2]),
-    "an empty manifest": lambda one: rewrite(one.manifests[-1], lambda _: b""),
-    "a manifest with a flipped bit": lambda one: rewrite(one.manifests[-1], flipped),
-}
-
-
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_what_is_damaged_is_named_and_the_one_before_is_used(bench: Callable[..., Bench], kind: str) -> None:
     one = bench()
@@ -241,28 +156,6 @@ def test_what_is_damaged_is_named_and_the_one_before_is_used(bench: Callable[...
     assert measured(outcome) == whole
     assert damaged in one.events("ignored")[-1]
     assert one.events("resumed")[-1] == "goes on after step 4 of 8"
-
-
-def plant(one: Bench, change: Callable[[Path], object]) -> Path:
-    """A checkpoint of step 7 whose manifest fits its bytes, made of the newest one's files by whoever can write."""
-    binding = Binding.model_validate(json.loads(one.manifests[-1].read_bytes())["manifest"]["binding"])
-    good, _ = one.checkpoints.find(binding)
-    folder = one.store.parent / "planted"
-    folder.mkdir()
-    one.checkpoints.fetch(good[0], folder)
-    change(folder)
-    keyless = Checkpoints(PatientObjects(FileObjects(one.store), (0.0,)), None)
-    return one.store / keyless.put(binding, 7, 1.0, folder).key
-
-
-class Bomb:
-    """Unpickling one makes the folder that it names."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.mkdir, (self.path,)
 
 
 @pytest.mark.parametrize("file", [reinit.checkpoint.WEIGHTS, "random_0.pt"])
@@ -284,7 +177,7 @@ def test_a_planted_pickle_whose_manifest_fits_is_never_executed(
         else:
             torch.save({**restricted.read(str(path)), "more": Bomb(bomb)}, path)
 
-    planted = plant(one, change)
+    planted = plant(one, change, tmp_path / "planted")
     assert measured(one.attempt()) == whole
     assert not bomb.exists()
     assert planted.name in one.events("ignored")[-1]
@@ -307,12 +200,12 @@ def test_a_planted_pickle_whose_manifest_fits_is_never_executed(
     ids=["a file too few", "a file too many", "no state", "no random state", "another step"],
 )
 def test_what_fits_its_manifest_but_not_the_run_is_passed_over(
-    bench: Callable[..., Bench], change: Callable[[Path], object], said: str
+    bench: Callable[..., Bench], tmp_path: Path, change: Callable[[Path], object], said: str
 ) -> None:
     one = bench()
     whole = measured(one.worker.run(one.cell, one.seed, lambda *_: None))
     one.attempt(until=5)
-    planted = plant(one, change)
+    planted = plant(one, change, tmp_path / "planted")
     assert measured(one.attempt()) == whole
     assert planted.name in one.events("ignored")[-1]
     assert said in one.events("ignored")[-1]
@@ -350,12 +243,12 @@ def test_a_checkpoint_of_another_numerics_version_is_named_and_not_loaded(
 # ---------------------------------------------------------------------------------------------------------- key
 
 
-def test_with_a_key_only_what_was_signed_with_it_counts(bench: Callable[..., Bench]) -> None:
+def test_with_a_key_only_what_was_signed_with_it_counts(bench: Callable[..., Bench], tmp_path: Path) -> None:
     one = bench()
     one.key = b"a secret of the site"
     whole = measured(one.worker.run(one.cell, one.seed, lambda *_: None))
     one.attempt(until=4)
-    planted = plant(one, lambda _: None)
+    planted = plant(one, lambda _: None, tmp_path / "planted")
     assert measured(one.attempt()) == whole
     assert one.events("ignored") == [
         f"checkpoint {planted.relative_to(one.store)} is not used: it is not signed with this site's key"
