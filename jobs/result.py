@@ -66,9 +66,10 @@ class _Run(Frozen):
     seed: Seed
     wall_seconds: NonNegativeFloat
     """From the pristine network to the last prediction. Weights and rows are read before; rows are tokenised by the
-    first run that needs them, and that is counted."""
+    first run that needs them, and that is counted. Of a resumed run: with what earlier attempts took up to the
+    checkpoint that it went on from, and without what they did after it."""
     gpu_seconds: NonNegativeFloat
-    """Wall seconds times GPUs; 0 on a CPU."""
+    """`wall_seconds` times GPUs; 0 on a CPU."""
     finished_at: AwareDatetime
     provenance: Provenance
 

@@ -47,6 +47,8 @@ WEIGHTS: Final = "mp_rank_00_model_states.pt"
 SECONDS: Final = 300.0
 MOST_SHARE: Final = 20
 """A checkpoint comes no sooner than after so many times what the last one took: they cost a run 5% at most."""
+PREFIX: Final = "reinit-checkpoint-"
+"""Of folders below TMPDIR; the process follows."""
 KEEP_SECONDS: Final = 300.0
 """What keeping one may take: less than ranks wait for each other."""
 
@@ -96,6 +98,8 @@ class Keeper:
     def begin(self, binding: Binding, ranks: Ranks) -> None:
         """The run starts, from a pristine network."""
         self._binding, self._ranks = binding, ranks
+        if ranks.is_first:
+            remove_left_over()
         self._began = self._tried_at = self._clock()
 
     def is_due(self) -> bool:
@@ -182,7 +186,7 @@ class Keeper:
             if names != self._names:
                 self._ignored(kept.key, f"it holds {', '.join(sorted(names))}")
                 continue
-            folder = Path(tempfile.mkdtemp(prefix="reinit-"))
+            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
             try:
                 (folder / TAG).mkdir()
                 self._checkpoints.fetch(kept, folder / TAG)
@@ -254,7 +258,7 @@ class Keeper:
         if not (self._every_seconds and is_new and self._cost <= self._stop.seconds_left):
             return None
         try:
-            folder = Path(tempfile.mkdtemp(prefix="reinit-"))
+            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
             (folder / TAG).mkdir()
         except OSError as error:
             self._unkept(error)
@@ -329,6 +333,20 @@ def set_random_state(device: torch.device, state: dict[str, Any]) -> None:
 
 def _random_name(rank: int) -> str:
     return f"random_{rank}.pt"
+
+
+def remove_left_over() -> None:
+    """Remove what processes of this user left that were killed while they kept a checkpoint."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        process = folder.name.removeprefix(PREFIX).partition("-")[0]
+        try:
+            if process.isdigit() and folder.stat().st_uid == os.geteuid():
+                os.kill(int(process), 0)
+        except ProcessLookupError:
+            _remove(folder)
+        except OSError:
+            # Of another user, or gone meanwhile.
+            continue
 
 
 def _remove(folder: Path) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import pickle
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +18,16 @@ import pytest
 import torch
 
 import reinit.checkpoint
-from jobs.backends import open_objects
 from jobs.cell import Permute, Reinit, Steps, Truncate
 from jobs.checkpoints import Binding, Checkpoints, checkpoint_key
-from jobs.errors import ConfigurationError, SpecError, TransientError
+from jobs.errors import ConfigurationError, TransientError
 from jobs.objects import FileObjects
 from jobs.patient import PatientObjects
 from jobs.result import DivergedRun
 from reinit import restricted
 from reinit.checkpoint import Keeper, every_seconds
 from reinit.provenance import code_commit
-from reinit.stop import Stop
+from reinit.stop import Stop, StoppedError
 from reinit.worker import Worker
 from tests.reinit.bench import DAMAGE, Bench, Bomb, measured, plant
 from tests.reinit.tiny import places_of, small_cell, write_sentences, write_small_model
@@ -391,13 +395,33 @@ def test_the_interval_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch) ->
             every_seconds()
 
 
-def test_nothing_but_a_checkpoint_can_be_deleted(tmp_path: Path) -> None:
-    objects = open_objects(f"file://{tmp_path}")
-    for kind in ("runs", "predictions", "failures", "logs", "checks", "checkpointsx"):
-        objects.put(f"{kind}/x", b"x")
-        with pytest.raises(SpecError, match="nothing but checkpoints"):
-            objects.delete(f"{kind}/x")
-    objects.put("checkpoints/x", b"x")
-    objects.delete("checkpoints/x")
-    objects.delete("checkpoints/x")
-    assert list(objects.keys("checkpoints/")) == []
+def test_what_a_killed_process_left_on_the_disk_is_removed_and_what_a_living_one_has_is_not(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    dead.wait()
+    folders = [tmp_path / "tmp" / f"reinit-checkpoint-{each}-x" for each in (dead.pid, os.getpid(), "y")]
+    for folder in folders:
+        (folder / "checkpoint").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    bench().attempt(until=1)
+    assert [folder.exists() for folder in folders] == [False, True, True]
+    assert len(list((tmp_path / "tmp").iterdir())) == 2, "and nothing of its own is left"
+
+
+@pytest.mark.parametrize(("is_asked", "left", "goes_on"), [(False, 0, True), (True, 100, True), (True, 8, False)])
+def test_after_a_signal_scoring_goes_on_if_it_ends_in_time(
+    bench: Callable[..., Bench], is_asked: bool, left: float, goes_on: bool
+) -> None:
+    one, clock = bench(), Clock()
+    keeper = Keeper(one.checkpoints, one.stop, lambda *_, **__: None, 300, clock)
+    keeper.begin(Binding(digest="0" * 64, seed=1, numerics="0" * 12, steps=8), one.worker._ranks)
+    keeper.scored(0.0)
+    one.stop.requested, one.stop._deadline = is_asked, time.monotonic() + left if is_asked else math.inf
+    clock.now += 5.0
+    # A third took 5 s, so the rest takes 10.
+    if goes_on:
+        keeper.scored(1 / 3)
+    else:
+        with pytest.raises(StoppedError):
+            keeper.scored(1 / 3)
