@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-full test check lint format types contracts docs scan image-test constraints locks clean
+.PHONY: help venv demo demo-full test torture check lint format types contracts docs scan image-test constraints locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,12 @@ demo-full: .venv/.installed-run ## the same with every depth (longer); what the 
 # loadfile keeps a file's tests in one worker, so a trained network or a started server is made once per file.
 test: .venv/.installed-dev ## all tests (ARGS='-k surgery' chooses)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+# One test at a time: what is measured here has both cores to itself, and starts processes of its own.
+torture: .venv/.installed-dev ## faults, kills, hostile input (ARGS=tests/torture/test_kills.py chooses; SHORT=1 for the short form)
+	@rm -rf out/torture
+	REINIT_FIGURES=$(CURDIR)/out/torture REINIT_SHORT=$(SHORT) $(BIN)/pytest -q -p no:xdist --timeout 7200 $(or $(ARGS),tests/torture); \
+	  code=$$?; REINIT_FIGURES=$(CURDIR)/out/torture $(BIN)/python -m tests.torture.table; exit $$code
 
 check: lint types contracts docs ## lint, format, types, import contracts, the repository's claims (no training)
 

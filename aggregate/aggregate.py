@@ -6,7 +6,7 @@ give the same bytes.
 
 import io
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -24,7 +24,7 @@ from aggregate.paper import paper_sheets
 from aggregate.reference import Authors, Comparison, compare, reference_records, reference_sheet
 from aggregate.text import prose, visible
 from jobs.found import Found
-from jobs.plan import Plan, PlannedCell, merged
+from jobs.plan import Plan, merged
 from jobs.store import Failures
 
 FILES: Final = (
@@ -73,39 +73,6 @@ class Written:
     """What a reader must know: holes, contradictions, damage, duplicates; empty for a complete study."""
 
 
-def aggregate_study(
-    study: About,
-    planned: Iterable[PlannedCell],
-    found: Mapping[str, Found],
-    failures: Mapping[str, Failures],
-    out: Path,
-    *,
-    allow_partial: bool = False,
-    reference: Authors | None = None,
-    console: Console | None = None,
-) -> Written:
-    """Write the tables and figures of one study into `out`, which is made if it is not there.
-
-    Args:
-        study: its name, title and note.
-        planned: its cells with their seeds.
-        found: `Store.all_results` of their digests.
-        failures: `Store.all_failures` of their digests.
-        out: folder; files of an earlier aggregation are replaced, others are left alone.
-        allow_partial: write although runs are missing, marked wherever they show.
-        reference: values to draw beside the study's and to compare with them.
-        console: where the tables are printed; None prints nothing.
-
-    Raises:
-        DataError: something planned has no score, or the store holds contradictions or damage, and `allow_partial` is
-            false, or nothing in the study can be compared with `reference`. Nothing is written.
-    """
-    studies = [(study, Plan(planned))]
-    return aggregate_studies(
-        studies, found, failures, out, allow_partial=allow_partial, reference=reference, console=console
-    )
-
-
 @dataclass(frozen=True)
 class Together:
     """What several studies say about themselves, as one."""
@@ -138,9 +105,23 @@ def aggregate_studies(
     reference: Authors | None = None,
     console: Console | None = None,
 ) -> Written:
-    """What `aggregate_study` does, for the union of several studies: claims that compare them need all their cells.
+    """Write the tables and figures of some studies, of one or of their union, into `out`, which is made if need be.
 
-    A cell that several studies have is one, with the seeds of all; the column `study` names them.
+    A cell that several studies have is one, with the seeds of all; the column `study` names them. Claims that compare
+    studies need all their cells.
+
+    Args:
+        studies: each study's name, title and note, with its cells and their seeds.
+        found: `Store.all_results` of their digests.
+        failures: `Store.all_failures` of their digests.
+        out: folder; files of an earlier aggregation are replaced, others are left alone.
+        allow_partial: write although runs are missing, marked wherever they show.
+        reference: values to draw beside the study's and to compare with them.
+        console: where the tables are printed; None prints nothing.
+
+    Raises:
+        DataError: something planned has no score, or the store holds contradictions or damage, and `allow_partial` is
+            false, or nothing in the study can be compared with `reference`. Nothing is written.
     """
     abouts = {study.name: study for study, _ in studies}
     names: dict[str, dict[str, None]] = {}
@@ -164,7 +145,7 @@ def aggregate_runs(
     reference: Authors | None = None,
     console: Console | None = None,
 ) -> Written:
-    """What `aggregate_study` does, from the frame on."""
+    """What `aggregate_studies` does, from the frame on."""
     if not allow_partial:
         names = [each.name for each in study.studies] if isinstance(study, Together) else [study.name]
         refuse_holes(runs, extras, studies=names)

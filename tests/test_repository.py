@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from typer.core import TyperGroup
 
 from jobs.cli import app
+from tests.torture.table import PAGE, problems
 
 ROOT = Path(__file__).parents[1]
 LARGEST_FILE_BYTES = 1_000_000
@@ -93,3 +94,7 @@ def test_every_waived_finding_of_a_scanner_says_why() -> None:
     lines = [line for line in (ROOT / ".ci" / "waivers.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines
     assert not [line for line in lines if not re.fullmatch(r"(checkov|hadolint) +[A-Z0-9_]+ +\S+ +\S.{20,}\.", line)]
+
+
+def test_the_table_of_reliability_has_the_rows_of_the_torture_tests() -> None:
+    assert problems(PAGE.read_text(encoding="utf-8")) == []

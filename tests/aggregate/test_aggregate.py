@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from aggregate import figures
-from aggregate.aggregate import FILES, Written, aggregate_runs, aggregate_studies, aggregate_study
+from aggregate.aggregate import FILES, Written, aggregate_runs, aggregate_studies
 from aggregate.coverage import Extras
 from aggregate.frame import read_frame
 from aggregate.reference import load_authors
@@ -181,10 +181,10 @@ def test_what_a_store_holds_becomes_tables_with_its_failures_damage_and_duplicat
     digests = [each.cell.digest for each in TWO_PLANS]
     found, failures = store.all_results(digests), store.all_failures(digests)
     with pytest.raises(DataError) as caught:
-        aggregate_study(About(), TWO_PLANS, found, failures, tmp_path / "out")
+        aggregate_studies([(About(), Plan(TWO_PLANS))], found, failures, tmp_path / "out")
     assert f"failed: {lost.cell.name}, seed 1: out of memory" in str(caught.value)
     assert "damaged: runs/" in str(caught.value)
-    aggregate_study(About(), TWO_PLANS, found, failures, tmp_path / "out", allow_partial=True)
+    aggregate_studies([(About(), Plan(TWO_PLANS))], found, failures, tmp_path / "out", allow_partial=True)
     text = (tmp_path / "out" / "coverage.md").read_text()
     assert "duplicate: sst2-500-finetune" in text
     assert "2 results, largest difference" in text
@@ -231,7 +231,7 @@ def test_a_study_named_twice_is_one(tmp_path: Path) -> None:
     found = found_of(TWO_RESULTS)
     studies = [(About(), Plan(TWO_PLANS))] * 2
     twice = aggregate_studies(studies, found, {}, tmp_path / "twice")
-    once = aggregate_study(About(), TWO_PLANS, found, {}, tmp_path / "once")
+    once = aggregate_studies([(About(), Plan(TWO_PLANS))], found, {}, tmp_path / "once")
     pd.testing.assert_frame_equal(twice.frame, once.frame)
     assert contents(tmp_path / "twice") == contents(tmp_path / "once")
 

@@ -363,7 +363,7 @@ def test_watching_ends_when_nothing_is_at_work(
         if len(looks) == 2:
             cluster.objects["jobs"].clear()
 
-    monkeypatch.setattr("jobs.cli.sleep", finish_all)
+    monkeypatch.setattr("jobs.cluster_commands.sleep", finish_all)
     printed = command("status", "demo", "--watch", "--interval", "7")
     assert looks == [7, 7]
     assert len(printed.splitlines()) == 3

@@ -10,8 +10,8 @@ from importlib.resources import files
 import jsonschema_rs
 import pytest
 
-from jobs.cli import lint
 from jobs.cluster import Cluster
+from jobs.cluster_commands import lint
 from jobs.manifest import job
 from jobs.schemas import DEFAULT_VERSION, VERSIONS, check_schema, definitions, validator
 from tests.make import a_cell
