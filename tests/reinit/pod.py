@@ -58,6 +58,8 @@ class Pod:
             "REINIT_THREADS": "1",
             "REINIT_DEVICE": "cpu",
             "REINIT_POD": self.folder.name,
+            # A commit while the tests run would make the next pod another numerics version.
+            "REINIT_GIT_COMMIT": "c" * 40,
         }
         return subprocess.Popen(
             [*within, sys.executable, "-m", "reinit", *self.arguments],
@@ -71,7 +73,10 @@ class Pod:
     def run(self, lines: str = "") -> int:
         """The exit code, when it has ended; `lines` are its standard input."""
         process = self.start()
-        self.out, self.errors = process.communicate(lines, timeout=250)
+        try:
+            self.out, self.errors = process.communicate(lines, timeout=250)
+        finally:
+            process.kill()
         return process.returncode
 
     def stop_at(self, event: str, number: int, times: int = 1) -> int:
@@ -84,7 +89,10 @@ class Pod:
             if not times:
                 process.send_signal(number)
                 break
-        out, self.errors = process.communicate(timeout=250)
+        try:
+            out, self.errors = process.communicate(timeout=250)
+        finally:
+            process.kill()
         self.out += out
         return process.returncode
 

@@ -190,7 +190,7 @@ def test_a_stop_in_mid_training_keeps_a_checkpoint_and_the_next_pod_finishes_and
     tmp_path: Path, store: str
 ) -> None:
     data, model = write_sentences(tmp_path / "data"), write_small_model(tmp_path / "model")
-    cell = small_cell(data, model, 1, recipe={"duration": Steps(steps=2000)})
+    cell = small_cell(data, model, 1, recipe={"duration": Steps(steps=300)})
     whole = Pod(tmp_path / "pod-0", f"file://{tmp_path}/other", [cell], data=data, model=model)
     assert whole.run() == 0, whole.out + whole.errors
     first = Pod(tmp_path / "pod-1", store, [cell], data=data, model=model, before=EVERY_STEP)

@@ -18,7 +18,7 @@ from tests.figures import full, record
 from tests.reinit.pod import Pod
 from tests.reinit.tiny import small_cell, write_sentences, write_small_model
 
-STEPS = 400
+STEPS = 150
 OFTEN = {"REINIT_CHECKPOINT_SECONDS": "0.1"}
 
 

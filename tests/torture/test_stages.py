@@ -25,7 +25,7 @@ EVERY_STEP = """
 import reinit.session
 reinit.session.POD_SECONDS = 0.0
 """
-STEPS = 300
+STEPS = 120
 OFTEN = {"REINIT_CHECKPOINT_SECONDS": "0.05"}
 TARGET = "143 with progress, else 75, within 120 s; resumed to the same bits"
 
