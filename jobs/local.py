@@ -33,8 +33,8 @@ from jobs.views import escape
 OUTBOX_SECONDS: Final = 60
 """How long a worker at its end tries to send what its store would not take; the outbox of this machine stays."""
 
-STOP_SECONDS: Final = 20
-"""How long workers may take to reach a step boundary before they are killed."""
+STOP_SECONDS: Final = 60
+"""How long workers may take to reach a step boundary, and to keep a checkpoint there, before they are killed."""
 
 
 class Event(BaseModel):
@@ -114,6 +114,9 @@ class Machine:
             "OMP_NUM_THREADS": str(self.threads),
             "TOKENIZERS_PARALLELISM": "false",
             "REINIT_DEVICE": "cuda" if self.gpus else "cpu",
+            "REINIT_GRACE_SECONDS": str(STOP_SECONDS),
+            # A worker ends by itself where this process is killed.
+            "REINIT_PARENT": str(os.getpid()),
         }
         if self.gpus:
             gpu = number % len(self.gpus)
@@ -322,7 +325,10 @@ def run_locally(
                     _heard(process, event, summary, show)
         except KeyboardInterrupt:
             summary.stopped = True
-            console.print("stopping at the next step; finished runs are in the store", style="yellow")
+            console.print(
+                "stopping at the next step; finished runs are in the store, checkpoints of long ones too",
+                style="yellow",
+            )
         finally:
             for process in processes:
                 process.stop()

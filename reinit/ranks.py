@@ -28,6 +28,11 @@ T = TypeVar("T")
 SHARED: Final = 0.05
 """Of a GPU's memory: what others must hold for it to be their doing that ours ran out. A process's context is less."""
 
+DEVICE: Final = ("CUDA error", "NCCL error", "NCCL communicator was aborted")
+"""How errors of a GPU, of a link or of a peer begin."""
+PROGRAM: Final = ("device-side assert", "illegal memory access", "misaligned address", "invalid argument")
+"""Those among them that come of what a kernel was given: the same again on another node."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -54,11 +59,15 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:  # noqa: FBT001  a predicate over ranks, not an option
         """Whether `flag` is true on some rank; every rank must ask at the same step."""
+        return bool(self.most(int(flag)))
+
+    def most(self, number: int) -> int:
+        """The largest `number` of any rank; every rank must ask at the same step."""
         if self.world_size == 1:
-            return flag
-        votes = torch.tensor([int(flag)], device=self.device)
+            return number
+        votes = torch.tensor([number], device=self.device)
         torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
-        return bool(votes.item())
+        return int(votes.item())
 
 
 @functools.cache
@@ -145,8 +154,7 @@ def gpu_faults() -> Iterator[None]:
         raise _out_of_memory(error) from error
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        # An assertion in a kernel is about what the kernel was given: the same again.
-        if not reason.startswith("CUDA error") or "device-side assert" in reason:
+        if not reason.startswith(DEVICE) or any(each in reason for each in PROGRAM):
             raise
         raise TransientError(
             "the GPU failed", got=reason, remedy="look at the node: dmesg for Xid, nvidia-smi -q for ECC errors"

@@ -69,6 +69,9 @@ class Faulty:
     def keys(self, prefix: str) -> Iterator[str]:
         return self.inner.keys(prefix)
 
+    def delete(self, key: str) -> None:
+        self.inner.delete(key)
+
 
 def key_of(data: bytes, seed: int = 1, science: str = "0" * 12, digest: str = DIGEST) -> str:
     return f"runs/{digest}/{seed}.{science}.{hashlib.sha256(data).hexdigest()[:12]}.json"

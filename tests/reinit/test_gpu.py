@@ -243,6 +243,8 @@ def test_a_run_is_charged_its_part_of_a_gpu_that_it_shares(device: str, part: fl
         "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be reported later",
         "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
         "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "CUDA error: unspecified launch failure",
+        "NCCL error in: NCCLUtils.cpp:94, unhandled cuda error, NCCL version 2.27.5",
     ],
 )
 def test_a_fault_of_the_gpu_is_worth_another_try(message: str) -> None:
@@ -251,7 +253,14 @@ def test_a_fault_of_the_gpu_is_worth_another_try(message: str) -> None:
     assert caught.value.got == message.splitlines()[0]
 
 
-@pytest.mark.parametrize("message", ["CUDA error: device-side assert triggered", "shapes do not match"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: device-side assert triggered",
+        "CUDA error: an illegal memory access was encountered",
+        "uncorrectable: mat1 and mat2 shapes cannot be multiplied",
+    ],
+)
 def test_a_fault_of_the_program_is_not_taken_for_the_gpus(message: str) -> None:
     with pytest.raises(RuntimeError, match=message), gpu_faults():
         raise RuntimeError(message)
