@@ -13,8 +13,9 @@ Environment of a pod:
     REINIT_DEVICE          cuda or cpu: what must be used; unset takes a GPU where there is one
     REINIT_GPUS            above 1, this process starts one rank a GPU and waits for them (reinit.launch)
     REINIT_POD             first part of the names of logs and failure records, before the process; unset is the host
-    REINIT_CHECKPOINT_SECONDS, REINIT_CHECKPOINT_KEY_FILE   see reinit.checkpoint, jobs.checkpoints
-    REINIT_GRACE_SECONDS, REINIT_PARENT                     see reinit.stop
+    REINIT_CHECKPOINT_SECONDS   training between two checkpoints, 300 unless set; 0 keeps none and resumes from none
+    REINIT_CHECKPOINT_KEY_FILE                  see jobs.checkpoints
+    REINIT_GRACE_SECONDS, REINIT_PARENT         see reinit.stop
 Exit codes: 0 done or already done; 64 bad spec, 65 bad data, 78 bad configuration; 75 transient; 143 stopped by
 SIGTERM or SIGINT after durable progress (a finished run, or a newer verified checkpoint), else 75.
 """
