@@ -9,9 +9,6 @@ and tried again later, one that cannot be read is told and passed over. What is 
 
 On this machine there is at most one at a time, in a private folder below TMPDIR: three times the weights, 1.3 GB for
 BERT-base, 4 GB for BERT-large. The store keeps two.
-
-Read from the environment:
-    REINIT_CHECKPOINT_SECONDS   training between two checkpoints, 300 unless set; 0 keeps none and resumes from none
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -44,7 +40,6 @@ TAG: Final = "checkpoint"
 WEIGHTS: Final = "mp_rank_00_model_states.pt"
 """DeepSpeed's file, the same for all ranks."""
 
-SECONDS: Final = 300.0
 MOST_SHARE: Final = 20
 """A checkpoint comes no sooner than after so many times what the last one took: they cost a run 5% at most."""
 PREFIX: Final = "reinit-checkpoint-"
@@ -80,7 +75,7 @@ class Keeper:
         checkpoints: Checkpoints,
         stop: Stop,
         emit: Emit,
-        every_seconds: float = SECONDS,
+        every_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._checkpoints, self._stop, self._emit = checkpoints, stop, emit
@@ -303,19 +298,6 @@ class Keeper:
             self._checkpoints.clear(self._binding.digest, self._binding.seed)
         except ReinitError as error:
             self._emit("unkept", f"the run's checkpoints could not be deleted: {error}")
-
-
-def every_seconds() -> float:
-    """Training between two checkpoints, by the environment.
-
-    Raises:
-        ConfigurationError: it is not a number.
-    """
-    text = os.environ.get("REINIT_CHECKPOINT_SECONDS", str(SECONDS))
-    with suppress(ValueError):
-        if math.isfinite(value := float(text)) and value >= 0:
-            return value
-    raise ConfigurationError("REINIT_CHECKPOINT_SECONDS is malformed", expected="seconds, 0 for none", got=repr(text))
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -16,11 +16,12 @@ Environment of a pod:
     REINIT_OUTBOX          folder for results that the store would not take (jobs.outbox); unset is one in TMPDIR
     REINIT_OUTBOX_SECONDS  how long they are sent again at the end, before exit 75
     REINIT_POD             first part of the names of logs and failure records, before the process; unset is the host
-    REINIT_CHECKPOINT_SECONDS, REINIT_CHECKPOINT_KEY_FILE   see reinit.checkpoint, jobs.checkpoints
-    REINIT_GRACE_SECONDS, REINIT_PARENT                     see reinit.stop
+    REINIT_CHECKPOINT_SECONDS   training between two checkpoints, 300 unless set; 0 keeps none and resumes from none
+    REINIT_CHECKPOINT_KEY_FILE                  see jobs.checkpoints
+    REINIT_GRACE_SECONDS, REINIT_PARENT         see reinit.stop
 Exit codes: 0 done or already done; 64 bad spec, 65 bad data, 78 bad configuration; 75 transient, or finished and not in
-the store; 143 stopped by SIGTERM or SIGINT after durable progress (a finished run, or a newer verified checkpoint), else
-75.
+the store; 143 stopped by SIGTERM or SIGINT after durable progress (a finished run, or a newer verified checkpoint),
+else 75.
 """
 
 from __future__ import annotations

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from jobs.cell import Cell, Probe
+from jobs.checkpoints import Checkpoints
 from jobs.errors import ConfigurationError, ReinitError, TransientError
 from jobs.outbox import Outbox
 from jobs.result import Failure, now
 from jobs.store import Store
+from reinit.environment import checkpoint_seconds
 from reinit.log import Log, redacted, say_last_word
 from reinit.places import Places
 from reinit.progress import PIPE_SECONDS, POD_SECONDS, Progress
@@ -58,6 +60,8 @@ class Session:
     """Digests of the cells that a run was begun of, in order."""
     _progress: Progress = field(default_factory=lambda: Progress(PIPE_SECONDS), repr=False)
     _worker: Worker | None = field(default=None, repr=False)
+    _checkpoints: Checkpoints | None = field(default=None, repr=False)
+    _checkpoint_seconds: float = 0.0
 
     @property
     def is_first(self) -> bool:
@@ -73,6 +77,8 @@ class Session:
         """
         if self.stop.requested:
             raise StoppedError
+        self._checkpoint_seconds = checkpoint_seconds(os.environ)
+        self._checkpoints = self.store.checkpoints()
         self.log.emit("loading", "libraries, rows and weights")
         if threads := os.environ.get("REINIT_THREADS"):
             # Read by OpenMP when torch is imported.
@@ -150,14 +156,16 @@ class Session:
 
     def _keeper(self) -> Keeper:
         """Of the checkpoints of one run."""
-        from reinit.checkpoint import Keeper, every_seconds
+        from reinit.checkpoint import Keeper
 
         def emit(event: str, message: str, **fields: Any) -> None:
             if event == "resumed":
                 self._progress.resume(fields["step"])
             self.log.emit(event, message, **fields)
 
-        return Keeper(self.store.checkpoints(), self.stop, emit, every_seconds())
+        if self._checkpoints is None:
+            raise RuntimeError("prepare() comes before run()")
+        return Keeper(self._checkpoints, self.stop, emit, self._checkpoint_seconds)
 
     def done(self, message: str) -> int:
         """All work of a pod is done."""

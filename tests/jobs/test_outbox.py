@@ -49,6 +49,9 @@ class Gate:
     def keys(self, prefix: str) -> Iterator[str]:
         return self.inner.keys(prefix)
 
+    def delete(self, key: str) -> None:
+        self.inner.delete(key)
+
 
 class Process:
     """An outbox as a process has it, with what it said."""

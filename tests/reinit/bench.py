@@ -38,7 +38,9 @@ class Bench:
 
     def keeper(self) -> Keeper:
         # On_step below says when one is due: the clock has no part in it.
-        return Keeper(self.checkpoints, self.stop, lambda event, message, **_: self.said.append((event, message)))
+        return Keeper(
+            self.checkpoints, self.stop, lambda event, message, **_: self.said.append((event, message)), 300.0
+        )
 
     def attempt(self, *, keep: tuple[int, ...] = (), until: int | None = None) -> Outcome | None:
         """One attempt that keeps checkpoints after these steps, and is stopped after `until`; None if it was."""

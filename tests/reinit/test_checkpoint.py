@@ -25,7 +25,7 @@ from jobs.objects import FileObjects
 from jobs.patient import PatientObjects
 from jobs.result import DivergedRun
 from reinit import restricted
-from reinit.checkpoint import Keeper, every_seconds
+from reinit.checkpoint import Keeper
 from reinit.provenance import code_commit
 from reinit.stop import Stop, StoppedError
 from reinit.worker import Worker
@@ -381,18 +381,6 @@ def test_no_checkpoints_are_kept_or_looked_for_where_the_site_wants_none(
     monkeypatch.setattr(one, "keeper", lambda: none)
     one.attempt(keep=(2, 4))
     assert [event for event, _ in one.said] == ["evaluating"]
-
-
-def test_the_interval_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("REINIT_CHECKPOINT_SECONDS", raising=False)
-    assert every_seconds() == 300
-    for text, value in (("0", 0.0), ("12.5", 12.5)):
-        monkeypatch.setenv("REINIT_CHECKPOINT_SECONDS", text)
-        assert every_seconds() == value
-    for text in ("", "-1", "nan", "inf", "soon"):
-        monkeypatch.setenv("REINIT_CHECKPOINT_SECONDS", text)
-        with pytest.raises(ConfigurationError):
-            every_seconds()
 
 
 def test_what_a_killed_process_left_on_the_disk_is_removed_and_what_a_living_one_has_is_not(

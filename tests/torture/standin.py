@@ -22,11 +22,12 @@ from jobs.cell import Cell
 from jobs.errors import ReinitError, SpecError, TransientError
 from jobs.objects import FileObjects
 from jobs.store import Store
-from reinit.__main__ import work_as_pod
 from reinit.environment import pod_runs
 from reinit.log import Log, Tail
 from reinit.places import Places
-from reinit.session import Session, Stop, StoppedError
+from reinit.pod import work_as_pod
+from reinit.session import Session
+from reinit.stop import Stop, StoppedError
 from tests.make import a_provenance, a_result
 
 STEPS: Final = 2
