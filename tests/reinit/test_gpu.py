@@ -26,7 +26,7 @@ from jobs.tasks import FolderSource, Task
 from reinit.data import folder_revision
 from reinit.places import Places, pin
 from reinit.ranks import Ranks, gpu_faults
-from reinit.run import _about
+from reinit.run import Attempt, _about
 from reinit.worker import Worker
 from tests.make import a_cell, a_provenance
 from tests.reinit.architectures import save
@@ -232,7 +232,7 @@ def test_a_card_full_of_another_process_is_worth_another_try(places: Places, tmp
 @pytest.mark.parametrize(("device", "part"), [("cuda", 0.25), ("cpu", 0.0)])
 def test_a_run_is_charged_its_part_of_a_gpu_that_it_shares(device: str, part: float) -> None:
     ranks = Ranks(0, 1, torch.device(device), sharers=4)
-    about = _about(a_cell(), 1, ranks, a_provenance(), started=0.0)
+    about = _about(a_cell(), 1, ranks, Attempt(a_provenance(), lambda *_: None))
     assert about["wall_seconds"] > 0
     assert about["gpu_seconds"] == part * about["wall_seconds"]
 
