@@ -103,3 +103,18 @@ def test_an_outbox_that_nobody_can_read_later_is_not_promised(
     assert pod.run() == 75, pod.out + pod.errors
     assert "reinit upload" not in pod.last_word
     assert "the next pod runs it again" in pod.last_word
+
+
+def test_a_signal_while_a_server_keeps_silence_ends_the_pod_with_the_run_held(
+    tmp_path: Path, data: Path, url: str, proxy: FaultProxy
+) -> None:
+    proxy.rates = {"silent": 1.0}
+    pod = a_pod(tmp_path, data, url, proxy, 3600)
+    process = pod.start()
+    while not proxy.suffered["silent"]:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    pod.out, pod.errors = process.communicate(timeout=100)
+    assert process.returncode == 75, pod.out + pod.errors
+    assert held_in(tmp_path / "outbox") == 1
+    assert "gave no answer within 10 s of the signal to stop" in pod.last_word
