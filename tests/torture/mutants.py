@@ -268,7 +268,7 @@ def _in_child(module: str, tree: ast.Module | None) -> int:
     for name in [each for each in sys.modules if each.partition(".")[0] in anew]:
         del sys.modules[name]
     if tree is not None:
-        sys.meta_path.insert(0, _Finder(module, tree))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder(module, tree))
     import hypothesis
     import pytest
 
@@ -283,4 +283,3 @@ def _in_child(module: str, tree: ast.Module | None) -> int:
         options += ["-m", "not slow and not gpu", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
         os.chdir(ROOT)
         return int(pytest.main([*options, "--basetemp", f"{folder}/t", *TESTS[module]]))
-    return 1
