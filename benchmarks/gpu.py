@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -47,7 +47,10 @@ from reinit.train import losses_of, train
 SST2_LENGTHS: Final = (3, 4, 4, 5, 6, 6, 7, 8, 8, 9, 10, 11, 13, 14, 16, 18, 20, 23, 27, 33, 66)
 """Word pieces of SST-2's training rows, every twentieth quantile."""
 BATCH: Final = 8
-WARM: Final = 64
+FIRST: Final = 48
+"""Steps of each precision before a process is timed at all: kernels are loaded when a shape is first seen."""
+WARM: Final = 4
+"""Steps of each measurement that are not counted: the engine is new."""
 BUCKET: Final = 8
 """A captured graph has one shape: lengths are padded to a multiple of this."""
 RELEASED_LENGTH: Final = 128
@@ -477,25 +480,31 @@ def _be_child(folder: Path, ranks: Ranks) -> None:
     }
     network = Network.load(cells["fp32"].model, 2, cells["fp32"].recipe, Places({"bench": folder}))
     network.module.to(ranks.device)
-    print("[]", flush=True)
-    for line in sys.stdin:
-        precision, seconds = line.split()
+
+    def steps_in(precision: str, seconds: float, warm: int) -> tuple[int, float]:
+        """Steps after `warm` ones, and the seconds that they took."""
         network.prepare(cells[precision], 1)
         began: list[float] = []
         steps = 0
 
-        def on_step(step: int, _loss: float, began: list[float] = began, seconds: float = float(seconds)) -> None:
+        def on_step(step: int, _loss: float) -> None:
             nonlocal steps
-            if not began and step >= WARM:
+            if step == warm:
                 began.append(time.perf_counter())
             if began and time.perf_counter() - began[0] > seconds:
-                steps = step - WARM
+                steps = step - warm
                 raise EnoughError
 
-        try:
+        with suppress(EnoughError):
             train(network, rows, cells[precision], 1, ranks, on_step)
-        except EnoughError:
-            print(json.dumps([steps, time.perf_counter() - began[0]]), flush=True)
+        return steps, time.perf_counter() - began[0]
+
+    for precision in cells:
+        steps_in(precision, 0, FIRST)
+    print("[]", flush=True)
+    for line in sys.stdin:
+        precision, seconds = line.split()
+        print(json.dumps(steps_in(precision, float(seconds), WARM)), flush=True)
 
 
 if __name__ == "__main__":
