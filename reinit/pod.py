@@ -30,6 +30,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -151,13 +152,24 @@ def main(arguments: list[str], stop: Stop) -> int:
         say_last_word(str(error))
         return error.exit_code
     stop.on_late = session.stopped
+    # Until a run is begun nothing would be lost. A worker of `reinit run` ends in order: its pipe closes.
+    stop.is_busy = not session.is_pod
     try:
         return work(session)
     except StoppedError:
+        _end(stop)
         return session.stopped()
     except ReinitError as error:
+        _end(stop)
         return session.fail(error, error.exit_code)
     except (Exception, SystemExit) as error:  # noqa: BLE001  not a known refusal, and a library that exits with 0 least
+        _end(stop)
         # Shown whole, since only the traceback says what to mend; in the log before the tail of it is kept.
         traceback.print_exc()
         return session.fail(error, 1)
+
+
+def _end(stop: Stop) -> None:
+    """Go on to the last act, unless the process is being ended already from beside this thread."""
+    if not stop.claim():
+        threading.Event().wait()

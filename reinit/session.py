@@ -114,6 +114,7 @@ class Session:
             raise RuntimeError("prepare() comes before run()")
         if worker.any_rank(self.stop.requested):
             raise StoppedError
+        self.stop.is_busy = True
         self.current = (cell.digest, seed)
         self.begun[cell.digest] = None
         said = self._progress.begin(cell, seed)
@@ -219,7 +220,7 @@ class Session:
 
     def _keep(self, record: Callable[[], object] | None) -> None:
         """The last act: a failure's record, then the log's tail, within `KEEP_SECONDS`."""
-        self.stop.ignore()
+        self.stop.claim()
         text = self.log.tail.text()
         digest, _ = self.current
         digests = tuple(self.begun) if self.begun and self.is_pod else (digest,) if digest else ()

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Final
+from typing import Final, Literal
 
 from jobs.errors import TransientError
 
@@ -49,7 +49,10 @@ class Stop:
         """Whether anything of this process's work outlives it."""
         self.on_late: Callable[[], object] = lambda: None
         """Says why, where the process has to be ended from beside."""
-        self._is_decided = False
+        self.is_busy = True
+        """Whether a step or a run in progress is worth waiting for."""
+        self._owner = ""
+        self._lock = threading.Lock()
         self._deadline = float("inf")
 
     def listen(self) -> None:
@@ -63,13 +66,18 @@ class Stop:
         threading.Thread(target=self._watch, args=(hears,), daemon=True).start()
         self._follow(os.environ.get("REINIT_PARENT", ""))
 
-    def ignore(self) -> None:
-        """The exit code is decided; a signal would only change it."""
-        self._is_decided = True
+    def claim(self, who: Literal["main", "watch"] = "main") -> bool:
+        """Whether it is this thread that ends the process: the first to say so does, and says why.
+
+        From then on the exit code is decided, and a signal changes nothing.
+        """
+        with self._lock:
+            self._owner = self._owner or who
+            return self._owner == who
 
     def hand_over(self) -> None:
         """Another handler in this process takes the signals from here on."""
-        self._is_decided = True
+        self.claim()
         signal.set_wakeup_fd(-1)
 
     @property
@@ -95,12 +103,11 @@ class Stop:
         while os.read(hears, 1)[0] not in SIGNALS:
             continue
         self._request()
-        again, _, _ = select.select([hears], [], [], max(0.0, self.seconds_left))
-        if self._is_decided:
-            return
-        if not again:
-            self.on_late()
-        os._exit(self.exit_code)
+        again, _, _ = select.select([hears], [], [], max(0.0, self.seconds_left) if self.is_busy else 0.0)
+        if self.claim("watch"):
+            if not again:
+                self.on_late()
+            os._exit(self.exit_code)
 
     def _follow(self, parent: str) -> None:
         if not parent.isdigit() or sys.platform != "linux":

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_a_planted_pickle_whose_manifest_fits_is_never_executed(
     def change(folder: Path) -> None:
         path = folder / file
         if form == "pickle":
-            path.write_bytes(pickle.dumps(Bomb(bomb)))
+            path.write_bytes(pickle.dumps(Bomb(bomb), protocol=2))
         elif form == "torch":
             torch.save(Bomb(bomb), path, _use_new_zipfile_serialization=False)
         else:
@@ -185,10 +186,11 @@ def test_a_planted_pickle_whose_manifest_fits_is_never_executed(
     assert measured(one.attempt()) == whole
     assert not bomb.exists()
     assert planted.name in one.events("ignored")[-1]
-    assert "is not used: RuntimeError" in one.events("ignored")[-1] or "UnpicklingError" in one.events("ignored")[-1]
+    assert "UnpicklingError" in one.events("ignored")[-1]
     assert one.events("resumed")[-1] == "goes on after step 5 of 8"
-    # It would have gone off in a reader that trusts.
-    torch.load(tmp_path / "planted" / file, weights_only=False)
+    # It would have gone off in a reader that trusts, which may then find that it was no checkpoint.
+    with suppress(RuntimeError):
+        torch.load(tmp_path / "planted" / file, weights_only=False)
     assert bomb.exists()
 
 

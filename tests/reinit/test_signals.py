@@ -23,24 +23,29 @@ BUSY = """
 import time
 from reinit.session import Session
 def prepare(self, cells):
+    self.stop.is_busy = {is_busy}
     self.log.emit("loading", "for long")
     {busy}
 Session.prepare = prepare
 """
+"""A pod that comes no further, as if a run were in progress or not yet."""
 WAITS = BUSY.format(
+    is_busy=True,
     busy="""
     from reinit.stop import StoppedError
     while not self.stop.requested:
         time.sleep(0.01)
-    raise StoppedError"""
+    raise StoppedError""",
 )
-NEVER_LOOKS = BUSY.format(busy="time.sleep(600)")
+NEVER_LOOKS = BUSY.format(is_busy=True, busy="time.sleep(600)")
+LOADS = BUSY.format(is_busy=False, busy="time.sleep(600)")
 HOLDS_ON = BUSY.format(
+    is_busy=True,
     busy="""
     import sqlite3
     # One call of C that lets other threads run and never comes back to the interpreter.
     numbers = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n) "
-    sqlite3.connect(":memory:").execute(numbers + "SELECT max(x) FROM n")"""
+    sqlite3.connect(":memory:").execute(numbers + "SELECT max(x) FROM n")""",
 )
 """A rank that is stuck in a library."""
 
@@ -93,6 +98,15 @@ sys.meta_path.insert(0, Wait())
     assert process.returncode == 75, pod.out + pod.errors
     assert pod.last_word == "stopped by a signal"
     assert pod.said == ["stopped"]
+
+
+def test_while_it_loads_there_is_nothing_to_wait_for(tmp_path: Path, store: str) -> None:
+    """The grace is longer than this test may take."""
+    pod = Pod(tmp_path / "pod-1", store, [a_cell(6)], before=LOADS, environment={"REINIT_GRACE_SECONDS": "3600"})
+    assert pod.stop_at("loading", signal.SIGTERM) == 75
+    assert pod.said == ["loading", "stopped"]
+    assert pod.last_word == "stopped by a signal"
+    assert len(pod.logs(a_cell(6))) == 1
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path, store: str) -> None:
@@ -221,7 +235,7 @@ def test_only_progress_that_outlives_the_process_makes_a_stop_free() -> None:
 
 
 def test_a_gpu_that_breaks_in_the_middle_is_tried_again(tmp_path: Path, store: str) -> None:
-    breaks = BUSY.format(busy='raise RuntimeError("CUDA error: uncorrectable ECC error encountered")')
+    breaks = BUSY.format(is_busy=True, busy='raise RuntimeError("CUDA error: uncorrectable ECC error encountered")')
     pod = Pod(tmp_path / "pod-1", store, [a_cell(6)], before=breaks)
     assert pod.run() == 75
     assert "uncorrectable ECC error" in pod.failures(a_cell(6))[0].reason

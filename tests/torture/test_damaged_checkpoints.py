@@ -48,7 +48,7 @@ DAMAGES: dict[str, Damage] = {
 }
 
 PLANTED = {
-    "a bare pickle": lambda bomb, path: path.write_bytes(pickle.dumps(Bomb(bomb))),
+    "a bare pickle": lambda bomb, path: path.write_bytes(pickle.dumps(Bomb(bomb), protocol=2)),
     "in torch's old format": lambda bomb, path: torch.save(Bomb(bomb), path, _use_new_zipfile_serialization=False),
     "in torch's format": lambda bomb, path: torch.save(Bomb(bomb), path),
     "among good values": lambda bomb, path: torch.save({**restricted.read(str(path)), "more": Bomb(bomb)}, path),
