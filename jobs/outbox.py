@@ -5,7 +5,7 @@ dropped, and it holds up no other run. The folder is laid out as a store, so tha
 anywhere at any time. What has been read back from the store is removed from the folder, and nothing else is.
 
 Read from the environment:
-    REINIT_OUTBOX           the folder; by default one in TMPDIR, which a pod takes with it
+    REINIT_OUTBOX           the folder, for results of one store; by default one in TMPDIR, which a pod takes with it
     REINIT_OUTBOX_SECONDS   how long a process whose work is done goes on sending (900)
 """
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from jobs.errors import ConfigurationError, ReinitError, SpecError, TransientError
+from jobs.errors import DataError, ReinitError, SpecError, TransientError
 from jobs.result import DivergedRun, RunResult
 from jobs.store import Store, open_store
 from jobs.upload import Sent, upload
@@ -77,13 +77,25 @@ class Outbox:
             SpecError: REINIT_OUTBOX_SECONDS is no number of seconds.
         """
         named = os.environ.get("REINIT_OUTBOX")
-        folder = Path(named).absolute() if named else Path(tempfile.gettempdir()) / "reinit-outbox"
+        folder = outbox_of(store.url, Path(tempfile.gettempdir()) / "reinit")
         return cls(store, folder, say, is_stopping, _seconds(os.environ), outlives=bool(named))
 
     @property
     def is_empty(self) -> bool:
         """Whether the store has all that this process finished."""
         return not self._held
+
+    def send_earlier(self) -> None:
+        """Send what an earlier process left in the folder, so that nobody runs it again.
+
+        Raises:
+            TransientError, ConfigurationError: the store does not take it, or the folder cannot be read.
+        """
+        sent = send_held(self.folder, self.store)
+        for result in sent.sent:
+            self.say("sent", f"{result.cell.name} seed {result.seed}, held by an earlier process, is in the store now")
+        for damaged in sent.refused:
+            self.say("unsent", f"{damaged.key}: {damaged.reason}")
 
     def put(self, result: RunResult | DivergedRun, predictions: bytes | None) -> bool:
         """Send a finished run, and what is held; hold what the store does not take.
@@ -177,9 +189,14 @@ class Outbox:
                 end = time.monotonic() + STOP_SECONDS
         if not outcome:
             return TransientError(f"the store gave no answer within {STOP_SECONDS:.0f} s of the signal to stop")
-        if (error := outcome[0]) is None or isinstance(error, (TransientError, ConfigurationError)):
+        error = outcome[0]
+        if isinstance(error, DataError):
+            del self._held[held.result.key]
+            raise error
+        if error is None or isinstance(error, ReinitError):
             return error
-        raise error
+        # A mistake in a library costs no run either.
+        return TransientError(f"the store's client failed: {type(error).__name__}: {error}")
 
     def _write_down(self, why: ReinitError) -> None:
         """Everything held into the folder, as far as that goes."""

@@ -92,6 +92,7 @@ def runs_to_do(session: Session, cells: tuple[Cell, ...], seeds: tuple[int, ...]
     if not session.is_first:
         return []
     session.store.check()
+    session.outbox.send_earlier()
     done = [session.store.results(cell.digest).done for cell in cells]
     for cell, seeds_done in zip(cells, done, strict=True):
         forget_done(session, cell.digest, seeds_done)

@@ -203,6 +203,28 @@ def test_predictions_that_are_not_those_of_the_result_are_a_mistake_and_not_held
         process.outbox.put(a_result(), b"others")
 
 
+def test_a_mistake_in_a_library_costs_no_run(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object) -> None:
+        raise KeyError("a library's own")
+
+    monkeypatch.setattr(process.gate, "put", breaks)
+    assert not process.put(1)
+    assert held_in(process.outbox.folder) == 1
+    assert "KeyError" in process.said[0][1]
+
+
+def test_what_an_earlier_process_held_is_sent_by_the_next(tmp_path: Path, process: Process, url: str) -> None:
+    process.gate.error = TransientError("away")
+    for seed in (1, 2):
+        process.put(seed)
+    (process.outbox.folder / a_result(seed=2).key).write_bytes(b"cut")
+    later = Process(tmp_path, url)
+    later.outbox.send_earlier()
+    assert open_store(url).results(DIGEST).done == {1}
+    assert later.events == ["sent", "unsent"]
+    assert held_in(process.outbox.folder) == 1
+
+
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "1e9"])
 def test_a_malformed_wait_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
     monkeypatch.setenv("REINIT_OUTBOX_SECONDS", text)

@@ -22,6 +22,8 @@ from tests.s3 import S3Server
 
 pytestmark = pytest.mark.slow
 
+NO_TORCH = "import sys; sys.modules['torch'] = None"
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -84,7 +86,21 @@ def test_a_store_that_comes_back_before_the_deadline_gets_all_and_the_pod_is_don
     mender.join()
     assert open_store(url).results(pod.cells[0].digest).done == {1, 2}
     assert pod.said[-2:] == ["sent", "done"]
-    assert held_in(tmp_path / "reinit-outbox") == 0
+    (folder,) = (tmp_path / "reinit" / "outbox").iterdir()
+    assert held_in(folder) == 0
+
+
+def test_the_next_pod_sends_what_waits_on_a_volume_and_trains_nothing(
+    tmp_path: Path, data: Path, url: str, proxy: FaultProxy
+) -> None:
+    assert a_pod(tmp_path, data, url, proxy, 0).run() == 75
+    proxy.rates = {}
+    (tmp_path / "pod-1").rename(tmp_path / "pod-0")
+    again = a_pod(tmp_path, data, url, proxy, 0)
+    again.before = NO_TORCH
+    assert again.run() == 0, again.out + again.errors
+    assert again.said == ["sent", "done"]
+    assert open_store(url).results(again.cells[0].digest).done == {1, 2}
 
 
 def test_a_signal_while_a_pod_waits_for_its_store_ends_it_with_75_and_what_is_held_stays(
