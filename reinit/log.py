@@ -30,6 +30,7 @@ SECRET_FILES: Final = (
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
     "HF_TOKEN_PATH",
+    "REINIT_CHECKPOINT_KEY_FILE",
 )
 """Variables that name files of secrets: AWS's are `key = value`, the others hold nothing but a token."""
 SHORTEST_SECRET: Final = 8

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from jobs import cell as cell_module
 from jobs.cell import (
@@ -23,6 +23,7 @@ from jobs.cell import (
     Probe,
     Recipe,
     Reinit,
+    Seed,
     Steps,
     Treatment,
     Truncate,
@@ -551,3 +552,12 @@ def test_a_probe_fitted_to_convergence_takes_no_steps_and_any_other_cell_its_rec
     for treatment in (Probe(depth=1), Reinit(), Truncate(depth=2)):
         cell = paper_cell(treatment)
         assert cell.steps == cell.recipe.steps(cell.rows) > 0
+
+
+@pytest.mark.parametrize(("seed", "possible"), [(0, True), (2**32 - 1, True), (-1, False), (2**32, False)])
+def test_a_seed_is_a_word_of_32_bits(seed: int, possible: bool) -> None:
+    if possible:
+        assert TypeAdapter(Seed).validate_python(seed) == seed
+    else:
+        with pytest.raises(ValidationError):
+            TypeAdapter(Seed).validate_python(seed)
