@@ -171,10 +171,14 @@ class Schedules(RuleBasedStateMachine):
             program.kill()
             self._ended(live, pod, program)
 
-    @rule(which=st.integers(0, 9), fault=st.sampled_from(FAULTS))
-    def the_next_write_of_a_pod_goes_wrong(self, which: int, fault: Fault) -> None:
-        for _, _, program in self._one(which):
+    @rule(which=st.integers(0, 9), steps=st.integers(0, 8), fault=st.sampled_from(FAULTS))
+    def a_write_of_a_pod_goes_wrong(self, which: int, steps: int, fault: Fault) -> None:
+        for live, pod, program in self._one(which):
+            counted["bad writes"] += 1
+            program.run(steps)
             program.fault = fault
+            program.run(4)
+            self._ended(live, pod, program)
 
     @rule(which=st.integers(0, 9), evicted=st.booleans())
     def a_pod_is_deleted(self, which: int, evicted: bool) -> None:
@@ -364,7 +368,7 @@ def test_whatever_the_schedule_every_run_is_there_exactly_once(monkeypatch: pyte
     )
     exits = ", ".join(f"{number} × {name}" for name, number in sorted(counted.items()) if name.startswith("exit"))
     bad_luck = ", ".join(
-        f"{counted[name]} {name}" for name in ("kills", "evictions", "deletions", "lost nodes", "doubles")
+        f"{counted[name]} {name}" for name in ("kills", "bad writes", "evictions", "deletions", "lost nodes", "doubles")
     )
     figure = f"{counted['schedules']} schedules with {counted['pods']} pods ({bad_luck}; {exits}), "
     figure += f"{counted['complete Jobs']} Jobs Complete, none with a run missing; every run once, "
