@@ -16,6 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from jobs import cell as cell_module
 from jobs.cell import (
     Cell,
+    Digest,
     Epochs,
     Init,
     Model,
@@ -321,6 +322,7 @@ recipes = st.builds(
 )
 cells = st.builds(
     Cell,
+    Digest,
     model=st.just(BERT),
     task=st.sampled_from(list(GLUE.values())),
     size=st.one_of(st.just("full"), st.integers(1, 600)),
@@ -561,3 +563,18 @@ def test_a_seed_is_a_word_of_32_bits(seed: int, possible: bool) -> None:
     else:
         with pytest.raises(ValidationError):
             TypeAdapter(Seed).validate_python(seed)
+
+
+def test_canonical_json_holds_text_as_utf_8_and_not_as_escapes() -> None:
+    assert canonical({"é": "ü 日本"}) == '{"é":"ü 日本"}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "possible"), [("0" * 64, True), ("f" * 64, True), ("0" * 63, False), ("F" * 64, False), ("0" * 65, False)]
+)
+def test_a_digest_is_64_hexadecimal_digits(text: str, possible: bool) -> None:
+    if possible:
+        assert TypeAdapter(Digest).validate_python(text) == text
+    else:
+        with pytest.raises(ValidationError):
+            TypeAdapter(Digest).validate_python(text)

@@ -226,6 +226,8 @@ class _Finder:
 
 def warm(module: str) -> None:
     """Load what the module's tests need, so that a fork has it: the project itself is loaded anew in each."""
+    # A pool of threads does not live through a fork, and who waits for it waits for ever.
+    os.environ["OMP_NUM_THREADS"] = "1"
     names = ["hypothesis", "pytest", "pydantic", "boto3", "rich", "typer", "yaml"]
     names += (
         ["torch", "transformers", "datasets", "deepspeed", "sklearn.metrics"] if module.startswith("reinit/") else []
