@@ -1,8 +1,9 @@
-"""`python -m tests.torture.failat URL STRIDE`: a put killed at every n-th call of the system, and what it left.
+"""`python -m tests.torture.failat URL STRIDE [careless]`: a put killed at every n-th call of the system.
 
 Law: each try is a process that does one `Store.put` and kills itself, with SIGKILL, just before or just after its n-th
 call of the operating system (files, sockets); n goes up until the put survives. After each, the result is whole or
 absent, its predictions are there if it is, and a retry completes it to one result. Prints what was counted as JSON.
+`careless` writes where the object belongs, as a program without a rename does, to show that it would be noticed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Final
 import botocore.session
 
 from jobs.found import Found
+from jobs.objects import FileObjects
 from jobs.result import RunResult
 from jobs.store import open_store
 from tests.make import a_cell, a_result, some_predictions
@@ -49,6 +51,14 @@ def put_and_die(url: str, result: RunResult, predictions: bytes, number: int) ->
     store.put(result, predictions)
     sys.setprofile(None)
     os._exit(SURVIVED)
+
+
+def careless(objects: FileObjects, key: str, data: bytes) -> None:
+    """A put without its care."""
+    path = objects.root / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
 
 
 def forked(action: Callable[[], None]) -> int:
@@ -98,4 +108,6 @@ def fail(number: int, problem: str) -> int:
 
 
 if __name__ == "__main__":
+    if "careless" in sys.argv:
+        FileObjects.put = careless  # type: ignore[method-assign, assignment]
     sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -365,6 +365,8 @@ def test_whatever_the_schedule_every_run_is_there_exactly_once(monkeypatch: pyte
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
+        # Left alone, most schedules would be a few steps long: too short for one thing to lead to another.
+        _min_steps=15,
     )
     exits = ", ".join(f"{number} × {name}" for name, number in sorted(counted.items()) if name.startswith("exit"))
     bad_luck = ", ".join(

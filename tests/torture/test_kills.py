@@ -227,3 +227,10 @@ def test_killed_at_every_call_of_the_write_path_no_half_object_is_taken_for_a_re
     figure = f"a put to a {store} killed at {counted['kills']} of {counted['calls']} instants, each before or after a "
     figure += f"call of the system: {counted['without']} times no result, {counted['with']} times all, never a half"
     record("test_kills", figure, TARGET)
+
+
+def test_a_put_that_writes_in_place_would_be_noticed(tmp_path: Path) -> None:
+    script = [sys.executable, "-m", "tests.torture.failat", (tmp_path / "store").as_uri(), "1", "careless"]
+    done = subprocess.run(script, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "killed at call" in done.stderr
