@@ -16,14 +16,16 @@ STUDY = EXAMPLES / "minilm-glue" / "study.yaml"
 STORE = f"file://{EXAMPLES / 'minilm-glue' / 'store'}"
 
 
-@pytest.mark.parametrize("name", ["minilm-glue", "mpnet-sst2"])
-def test_every_planned_run_of_an_example_has_a_sound_result_of_one_code(name: str) -> None:
+# MiniLM's finetunes on SST-2 and CoLA are of one commit, what came later of another; its report says so.
+@pytest.mark.parametrize(("name", "codes"), [("minilm-glue", 2), ("mpnet-sst2", 1)])
+def test_every_planned_run_of_an_example_has_a_sound_result_of_a_known_code(name: str, codes: int) -> None:
     plan = load_study(str(EXAMPLES / name / "study.yaml")).plan()
     found = open_store(f"file://{EXAMPLES / name / 'store'}").all_results({each.cell.digest for each in plan})
     assert not [one for each in found.values() for one in (*each.damaged, *each.contradictions, *each.duplicates)]
     assert all(set(each.seeds) <= found[each.cell.digest].done for each in plan)
     commits = {result.provenance.git_commit for each in found.values() for result in each.results.values()}
-    assert len(commits) == 1
+    assert len(commits) == codes
+    assert not [each for each in commits if each.endswith("+dirty")]
 
 
 def test_the_example_is_aggregated_without_training(tmp_path: Path) -> None:
