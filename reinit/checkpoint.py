@@ -181,19 +181,21 @@ class Keeper:
             if names != self._names:
                 self._ignored(kept.key, f"it holds {', '.join(sorted(names))}")
                 continue
-            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
             try:
-                (folder / TAG).mkdir()
-                self._checkpoints.fetch(kept, folder / TAG)
+                return self._fetched(kept), kept
             except (NotVerifiedError, OSError) as error:
-                _remove(folder)
                 self._ignored(kept.key, str(error))
-            except BaseException:
-                _remove(folder)
-                raise
-            else:
-                return folder, kept
         return None
+
+    def _fetched(self, kept: Kept) -> Path:
+        """The folder that it is in now."""
+        folder = _new_folder()
+        try:
+            self._checkpoints.fetch(kept, folder / TAG)
+        except BaseException:
+            _remove(folder)
+            raise
+        return folder
 
     def _ignored(self, key: str, reason: str) -> None:
         self._emit("ignored", f"checkpoint {key} is not used: {reason}", key=key)
@@ -253,12 +255,10 @@ class Keeper:
         if not (self._every_seconds and is_new and self._cost <= self._stop.seconds_left):
             return None
         try:
-            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-            (folder / TAG).mkdir()
+            return _new_folder()
         except OSError as error:
             self._unkept(error)
             return None
-        return folder
 
     def _keep(self, folder: Path, step: int) -> Kept | None:
         """Send it to the store and read it back, within `KEEP_SECONDS`."""
@@ -315,6 +315,13 @@ def set_random_state(device: torch.device, state: dict[str, Any]) -> None:
 
 def _random_name(rank: int) -> str:
     return f"random_{rank}.pt"
+
+
+def _new_folder() -> Path:
+    """An empty folder of this process, with the one in it that DeepSpeed calls by its tag."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+    (folder / TAG).mkdir()
+    return folder
 
 
 def remove_left_over() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -300,23 +301,40 @@ def test_a_store_that_takes_no_checkpoint_fails_no_run_and_is_tried_again(
     ]
 
 
-def test_a_full_disk_fails_no_run(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_when_one_is_written_fails_no_run(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     one = bench()
     whole = measured(one.worker.run(one.cell, one.seed, lambda *_: None))
-    monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix: str(_on_a_full_disk(tmp_path)))
+
+    def full() -> Path:
+        (folder := tmp_path / "full" / "checkpoint").mkdir(parents=True)
+        (folder / reinit.checkpoint.WEIGHTS).symlink_to("/dev/full")
+        return folder.parent
+
+    monkeypatch.setattr(reinit.checkpoint, "_new_folder", full)
     assert measured(one.attempt(keep=(2,))) == whole
+    assert one.events("checkpointing")
     assert "no checkpoint was kept" in one.events("unkept")[0]
+    assert one.manifests == []
     assert not one.stop.has_progress
+    assert not (tmp_path / "full").exists()
 
 
-def _on_a_full_disk(tmp_path: Path) -> Path:
-    """A folder in which DeepSpeed's file is the device that has no room."""
-    folder = tmp_path / "full"
-    (folder / "checkpoint").mkdir(parents=True)
-    (folder / "checkpoint" / reinit.checkpoint.WEIGHTS).symlink_to("/dev/full")
-    (folder / "checkpoint").rename(folder / "made")
-    (folder / "checkpoint").symlink_to(folder / "made")
-    return folder
+def test_a_disk_that_is_full_when_one_is_read_makes_the_run_begin_anew(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench()
+    whole = measured(one.worker.run(one.cell, one.seed, lambda *_: None))
+    one.attempt(until=4)
+
+    def full(**_: str) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    assert measured(one.attempt()) == whole
+    assert "No space left" in one.events("ignored")[0]
+    assert one.events("resumed") == []
 
 
 def test_a_store_that_lists_no_checkpoints_lets_the_run_begin(
