@@ -322,7 +322,6 @@ recipes = st.builds(
 )
 cells = st.builds(
     Cell,
-    Digest,
     model=st.just(BERT),
     task=st.sampled_from(list(GLUE.values())),
     size=st.one_of(st.just("full"), st.integers(1, 600)),
