@@ -34,7 +34,7 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "jobs/found.py": ("tests/jobs/test_found.py", "tests/jobs/test_store.py", "-k", "not s3"),
     "reinit/surgery.py": ("tests/reinit/test_surgery.py",),
     "aggregate/stats.py": ("tests/aggregate/test_stats.py",),
-    "aggregate/contrasts.py": ("tests/aggregate/test_contrasts.py", "tests/aggregate/test_claims.py"),
+    "aggregate/contrasts.py": ("tests/aggregate/test_contrasts.py", "tests/aggregate/test_shares.py"),
     "aggregate/shares.py": ("tests/aggregate/test_shares.py",),
 }
 """Digest, store, surgery and statistics: each module with the quick tests that speak of it."""
