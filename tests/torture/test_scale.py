@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -38,6 +37,15 @@ A notebook has 8 GiB, and a pod that makes tables is asked for with 2. Each boun
 measured, at 140 MiB for the libraries and 50 KiB for a cell with its result; what grew with the square of the cells
 would be far above.
 """
+
+
+LAUNCHER: Final = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(code)
+"""
+"""A small process between: a child's peak begins with the memory of whoever forked it, and a test's own is large."""
 
 
 @pytest.fixture(scope="module")
@@ -110,20 +118,17 @@ class Measured:
         self.figures: list[str] = []
         self.where = where
 
-    def run(self, command: str, *arguments: object, **variables: str) -> str:
+    def run(self, command: str, *arguments: object) -> str:
         """`reinit COMMAND ARGUMENTS` in a process of its own, which the kernel accounts for."""
         main = [sys.executable, "-c", "from jobs.cli import main; main()", command, *map(str, arguments)]
         started = time.perf_counter()
-        with subprocess.Popen(main, stdout=subprocess.PIPE, env=os.environ | variables, text=True) as process:
-            assert process.stdout is not None
-            said = process.stdout.read()
-            _, code, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(code)
-        assert process.returncode == 0, said[-2000:]
-        seconds, mebibytes = time.perf_counter() - started, usage.ru_maxrss / 1024
+        done = subprocess.run([sys.executable, "-c", LAUNCHER, *main], capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - started
+        assert done.returncode == 0, done.stdout + done.stderr
+        mebibytes = int(done.stderr.split()[-1]) / 1024
         self.figures.append(f"{command} {seconds:.0f} s, {mebibytes:.0f} MiB of at most {MEBIBYTES[command]}")
         assert mebibytes <= MEBIBYTES[command]
-        return said
+        return done.stdout
 
     def record(self) -> None:
         """All since the last time."""
