@@ -425,7 +425,8 @@ def test_real_pods_of_a_rendered_job_under_bad_luck_end_with_every_run_once(
     assert results(f"file://{tmp_path}/results", job) == results(f"file://{tmp_path}/alone", job)
     assert controller.decided == ("SuccessCriteriaMet", "CompletionsReached")
     codes = ", ".join(str(pod.exit_code) for pod in controller.pods)
-    figure = f"{len(real)} real pods of {'an Indexed' if site else 'a'} Job ({dict(fates)}; exits {codes}): the same"
+    bad = ", ".join(f"{number} {fate}" for fate, number in sorted(fates.items()))
+    figure = f"{len(real)} real pods of {'an Indexed' if site else 'a'} Job ({bad}; exits {codes}): the same"
     record("test_controller", figure, TARGET)
 
 
