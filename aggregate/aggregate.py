@@ -23,6 +23,7 @@ from aggregate.frame import frame
 from aggregate.paper import paper_sheets
 from aggregate.reference import Authors, Comparison, compare, reference_records, reference_sheet
 from aggregate.text import prose, visible
+from jobs.errors import ConfigurationError
 from jobs.found import Damaged, Found
 from jobs.plan import Plan, merged
 from jobs.store import Failures
@@ -245,14 +246,18 @@ def _report(
 
 def _write(contents: Mapping[str, bytes], out: Path) -> tuple[Path, ...]:
     """Every file beside its place first, then all into place; a figure that no longer applies is removed."""
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".aggregate-") as folder:
-        for name, content in contents.items():
-            (Path(folder) / name).write_bytes(content)
-        for name in contents:
-            (Path(folder) / name).replace(out / name)
-    for name in set(FILES) - set(contents):
-        (out / name).unlink(missing_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".aggregate-") as folder:
+            for name, content in contents.items():
+                (Path(folder) / name).write_bytes(content)
+            for name in contents:
+                # Replaces a link instead of writing to where it leads.
+                (Path(folder) / name).replace(out / name)
+        for name in set(FILES) - set(contents):
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError("tables cannot be written", where=str(out), got=error.strerror) from error
     return tuple(out / name for name in FILES if name in contents)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from jobs import __version__
 from jobs.cluster_commands import cancel, lint, logs, render, status, submit
@@ -39,6 +38,8 @@ from jobs.views import (
     cell_table,
     console,
     errors,
+    escape,
+    escape_lines,
     plain_table,
     plan_json,
     plan_notes,
@@ -146,7 +147,7 @@ def run(
     summary = run_locally(runs, store, _places(place), machine, log_folder(), console)
     if summary.errors:
         for error in summary.errors[1:]:
-            errors.print(escape(str(error)), style="red")
+            errors.print(escape_lines(str(error)), style="red")
         raise summary.errors[0]
     if summary.stopped:
         if held := held_in(outbox):
@@ -362,7 +363,7 @@ def main() -> None:
     try:
         app()
     except ReinitError as error:
-        errors.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        errors.print(f"[bold red]error:[/bold red] {escape_lines(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         # Each package brings its own extra, and a login node needs none of them.

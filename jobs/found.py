@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, groupby
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 from pydantic import ValidationError
 
@@ -138,12 +138,23 @@ def require_schema(data: bytes) -> None:
         NotVerifiedError: says which version came instead, so that an object of a newer program is known as one.
     """
     try:
-        fields = json.loads(data)
+        fields = json.loads(data, object_pairs_hook=_each_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise NotVerifiedError(f"not JSON: {_looks_like(data)}") from error
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     if type(version) is not int or version != SCHEMA_VERSION:
         raise NotVerifiedError(f"schema_version is {version!r:.40}, this program reads {SCHEMA_VERSION}")
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of two values under one key another reader would take the other one."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise NotVerifiedError("a key stands twice in it")
+    return found
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise NotVerifiedError(f"a number in it is not finite: {text}")
 
 
 def explain(error: ValidationError) -> str:

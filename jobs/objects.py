@@ -68,6 +68,15 @@ class Objects(Protocol):
         """
         ...
 
+    def delete(self, key: str) -> None:
+        """Remove what is under `key`, if there is anything. Only a checkpoint can be removed: see `check_deletable`.
+
+        Raises:
+            TransientError: it may or may not be there still.
+            ConfigurationError: this store refuses, and will again.
+        """
+        ...
+
 
 def check_key(key: str) -> str:
     """`key`, if it is one: parts of letters, digits, `.`, `_`, `-`, none of which begins with a dot.
@@ -93,6 +102,17 @@ def check_size(key: str, size: int, where: str) -> None:
     most = MOST_BYTES.get(key.partition("/")[0])
     if most is not None and size > most:
         raise NoObjectError(f"it is too large: {size:,} bytes", where=where, expected=f"at most {most:,} bytes")
+
+
+def check_deletable(key: str) -> str:
+    """`key`, if what is under it may ever be deleted: results, predictions, failures and logs stay for good.
+
+    Raises:
+        SpecError: it is no key of a checkpoint.
+    """
+    if not check_key(key).startswith("checkpoints/"):
+        raise SpecError("nothing but checkpoints is ever deleted", got=repr(key)[:200], allowed="checkpoints/...")
+    return key
 
 
 # What a retry may mend: a full disk, a server that is away. Everything else the system says about a path stays so.
@@ -157,6 +177,13 @@ class FileObjects:
         with self._translated(folder, "listed"):
             self._stay_inside(folder)
             yield from self._walk(folder)
+
+    def delete(self, key: str) -> None:
+        """Unlink the file; folders stay, since another process may be about to write there."""
+        path = self._path(check_deletable(key))
+        with self._translated(path, "deleted"):
+            self._stay_inside(path)
+            path.unlink(missing_ok=True)
 
     def _walk(self, folder: Path) -> Iterator[str]:
         try:

@@ -145,6 +145,15 @@ class PatientObjects:
         """All keys below `prefix`, sorted; a listing that breaks off is begun again."""
         return self._patiently(lambda: sorted(set(self._objects.keys(prefix))))
 
+    def delete(self, key: str) -> None:
+        """Remove a checkpoint's object, if it is there.
+
+        Raises:
+            TransientError: inconclusive, repeatedly.
+            ConfigurationError: the store refuses.
+        """
+        self._patiently(lambda: self._objects.delete(key))
+
     def _patiently(self, read: Callable[[], T]) -> T:
         began = time.monotonic()
         for pause in self._pauses:

@@ -70,9 +70,10 @@ class _Run(Frozen):
     seed: Seed
     wall_seconds: Seconds
     """From the pristine network to the last prediction. Weights and rows are read before; rows are tokenised by the
-    first run that needs them, and that is counted."""
+    first run that needs them, and that is counted. Of a resumed run: with what earlier attempts took up to the
+    checkpoint that it went on from, and without what they did after it."""
     gpu_seconds: Seconds
-    """Wall seconds times GPUs; 0 on a CPU."""
+    """`wall_seconds` times GPUs, over the number of workers that shared them; 0 on a CPU."""
     finished_at: AwareDatetime
     provenance: Provenance
 

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 from jobs.errors import ConfigurationError, ReinitError, TransientError
-from jobs.objects import check_key, check_size
+from jobs.objects import check_deletable, check_key, check_size
 
 if TYPE_CHECKING:
     from boto3 import Session
@@ -131,6 +131,11 @@ class S3Objects:
                     "a listing does not go on", where=f"{self.url}/{prefix}", got="the same page again"
                 )
             token = page["NextContinuationToken"]
+
+    def delete(self, key: str) -> None:
+        """One DELETE, which also succeeds where there is nothing. It takes s3:DeleteObject on checkpoints/."""
+        full = self.prefix + check_deletable(key)
+        self._ask(key, "deleted", lambda client: client.delete_object(Bucket=self.bucket, Key=full))
 
     def _page(self, prefix: str, token: str) -> ListObjectsV2OutputTypeDef:
         below = self.prefix + check_key(prefix.rstrip("/")) + "/"

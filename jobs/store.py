@@ -7,6 +7,7 @@ different bytes under one key. What an object says is believed only once it is v
 
     runs/<digest>/<seed>.<science12>.<body12>.json      predictions/<sha256>
     failures/<digest>/<attempt>.json                    logs/<digest>/<attempt>.txt         checks/<sha256>
+    checkpoints/<digest>/<seed>/...                     (`jobs.checkpoints`)
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from jobs.backends import open_objects
+from jobs.checkpoints import Checkpoints, checkpoint_key
 from jobs.errors import DataError, SpecError, TransientError
 from jobs.found import (
     Contradiction,
@@ -120,6 +122,14 @@ class Store:
                 got="a list without it",
             )
         return self.describe()
+
+    def checkpoints(self) -> Checkpoints:
+        """Runs that are half done, under the same root.
+
+        Raises:
+            ConfigurationError: the site's key cannot be read.
+        """
+        return Checkpoints(self._patient, checkpoint_key())
 
     # ---------------------------------------------------------------------------------------------------- writing
 

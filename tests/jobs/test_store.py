@@ -69,6 +69,9 @@ class Faulty:
     def keys(self, prefix: str) -> Iterator[str]:
         return self.inner.keys(prefix)
 
+    def delete(self, key: str) -> None:
+        self.inner.delete(key)
+
 
 def key_of(data: bytes, seed: int = 1, science: str = "0" * 12, digest: str = DIGEST) -> str:
     return f"runs/{digest}/{seed}.{science}.{hashlib.sha256(data).hexdigest()[:12]}.json"
@@ -296,6 +299,8 @@ def changed(**changes: object) -> bytes:
         (changed(metrics={"validation/accuracy": 0.99}), "science hash in the object"),
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"metrics": {}, ' + changed()[1:], "twice"),
+        (b'{"schema_version": 1' + b"0" * 5000 + b"}", "not JSON"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
