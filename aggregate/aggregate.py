@@ -24,7 +24,7 @@ from aggregate.paper import paper_sheets
 from aggregate.reference import Authors, Comparison, compare, reference_records, reference_sheet
 from aggregate.text import prose, visible
 from jobs.errors import ConfigurationError
-from jobs.found import Found
+from jobs.found import Damaged, Found
 from jobs.plan import Plan, merged
 from jobs.store import Failures
 
@@ -102,6 +102,7 @@ def aggregate_studies(
     failures: Mapping[str, Failures],
     out: Path,
     *,
+    strays: Sequence[Damaged] = (),
     allow_partial: bool = False,
     reference: Authors | None = None,
     console: Console | None = None,
@@ -116,6 +117,7 @@ def aggregate_studies(
         found: `Store.all_results` of their digests.
         failures: `Store.all_failures` of their digests.
         out: folder; files of an earlier aggregation are replaced, others are left alone.
+        strays: `Store.strays`, which are noted and refuse nothing.
         allow_partial: write although runs are missing, marked wherever they show.
         reference: values to draw beside the study's and to compare with them.
         console: where the tables are printed; None prints nothing.
@@ -132,7 +134,7 @@ def aggregate_studies(
     by_digest = {digest: ", ".join(of_cell) for digest, of_cell in names.items()}
     runs = frame(merged(plan for _, plan in studies), found, failures, study=by_digest)
     about = next(iter(abouts.values())) if len(abouts) == 1 else Together(tuple(abouts.values()))
-    extras = extras_in(found, failures)
+    extras = extras_in(found, failures, strays)
     return aggregate_runs(about, runs, extras, out, allow_partial=allow_partial, reference=reference, console=console)
 
 

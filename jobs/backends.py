@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from jobs.errors import ConfigurationError
 from jobs.objects import FileObjects, Objects
-from jobs.s3 import S3Objects
+from jobs.s3 import ATTEMPTS, S3Objects
 
 ALLOWED: Final = "s3://bucket/prefix, file:///absolute/path"
 
@@ -20,7 +20,7 @@ _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _PREFIX: Final = re.compile(r"[\w.=+@!,-]+(/[\w.=+@!,-]+)*", re.ASCII)
 
 
-def open_objects(url: str, *, attempts: int = 8) -> Objects:
+def open_objects(url: str, *, attempts: int = ATTEMPTS) -> Objects:
     """The backend that `url` names. Touches neither disk nor network.
 
     Args:

@@ -52,7 +52,10 @@ OUR_LABELS: Final = ("app.kubernetes.io/", "reinit.dev/", "kueue.x-k8s.io/queue-
 """Prefixes of keys that the manifest writes itself."""
 OUR_VARIABLES: Final = frozenset(
     f"REINIT_{name}"
-    for name in ("CELLS", "SEEDS", "SEEDS_PER_POD", "STORE", "PLACES", "IMAGE", "DEVICE", "GPUS", "THREADS", "POD")
+    for name in (
+        *("CELLS", "SEEDS", "SEEDS_PER_POD", "STORE", "PLACES", "IMAGE", "DEVICE", "GPUS", "THREADS", "POD"),
+        *("GRACE_SECONDS", "PARENT"),
+    )
 )
 """Variables that are the pod's contract; a site that sets one would run something else than the manifest says."""
 MOST_AMOUNT: Final = 2.0**60
@@ -169,7 +172,7 @@ class Cluster(Frozen):
     """Failures that a Job, or each index of an Indexed Job, may have before it is given up; evictions and stops after
     progress are not counted."""
     grace_seconds: Seconds = 120
-    """From SIGTERM to SIGKILL: time to reach a step's end and to record why."""
+    """From SIGTERM to SIGKILL: time to reach a step's end, to keep a checkpoint there and to record why."""
     ttl_seconds: Seconds | None = 604_800
     """How long a finished Job stays visible; None keeps it."""
     seeds_per_pod: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None

@@ -38,6 +38,7 @@ def pod_environment(cell: Cell, seeds: Sequence[int], cluster: Cluster) -> dict[
         "REINIT_GPUS": str(cluster.gpus),
         # A library would count the node's cores, not the pod's.
         "REINIT_THREADS": str(_threads(cluster)),
+        "REINIT_GRACE_SECONDS": str(cluster.grace_seconds),
         **_WRITABLE,
         **(_OFFLINE if cluster.cache_claim else {}),
         **cluster.env,

@@ -107,7 +107,7 @@ def verify(key: str, data: bytes) -> Verified:
     """The result that `data` holds, if it is the one that `key` names.
 
     Raises:
-        NotVerifiedError: a hash, the digest, the seed or the schema is wrong.
+        NotVerifiedError: a hash, the digest, the seed, the schema or the form is wrong.
     """
     if (name := KEY.fullmatch(key)) is None:
         raise NotVerifiedError("the key is not runs/<digest>/<seed>.<science12>.<body12>.json")
@@ -116,7 +116,8 @@ def verify(key: str, data: bytes) -> Verified:
         raise NotVerifiedError(f"content hashes to {body}, the key says {name['body']}: {_looks_like(data)}")
     require_schema(data)
     try:
-        result = RESULT.validate_json(data)
+        # Strict: a seed is never true, "1" or 1.0.
+        result = RESULT.validate_json(data, strict=True)
     except ValidationError as error:
         raise NotVerifiedError(explain(error)) from error
     said = (name["digest"], name["seed"], name["science"])
@@ -125,6 +126,8 @@ def verify(key: str, data: bytes) -> Verified:
     ):
         if in_key != in_body:
             raise NotVerifiedError(f"{what} in the object is {in_body[:12]}, the key says {in_key[:12]}")
+    if result.to_bytes() != data:
+        raise NotVerifiedError("not in the one form that results are written in: blanks, another order, or a key twice")
     return Verified(key, result)
 
 
@@ -139,7 +142,7 @@ def require_schema(data: bytes) -> None:
     except (ValueError, RecursionError) as error:
         raise NotVerifiedError(f"not JSON: {_looks_like(data)}") from error
     version = fields.get("schema_version") if isinstance(fields, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise NotVerifiedError(f"schema_version is {version!r:.40}, this program reads {SCHEMA_VERSION}")
 
 
@@ -160,10 +163,15 @@ def explain(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc'])) or 'result'}: {first['msg']}"[:300]
 
 
+def is_page(data: bytes | None) -> bool:
+    """Whether these bytes look like what a server or proxy says for itself, and not like an object of ours."""
+    return data is not None and data.lstrip()[:1] == b"<"
+
+
 def _looks_like(data: bytes) -> str:
     if not data:
         return "it is empty"
-    if data.lstrip()[:1] == b"<":
+    if is_page(data):
         return "it looks like a server's XML or HTML answer"
     return f"{len(data)} bytes, cut short or altered"
 

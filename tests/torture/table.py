@@ -61,8 +61,10 @@ def table(page: str, lines: list[str]) -> str:
         new = Row(read["row"], read["figure"], read["target"], read["measured"])
         if new.name not in TARGETS:
             raise SystemExit(f"a figure of an unknown row: {new.name}")
-        was = fresh.get(new.name)
-        fresh[new.name] = replace(new, figure=f"{was.figure}; {new.figure}") if was else new
+        if was := fresh.get(new.name):
+            measured = "; ".join(dict.fromkeys([*was.measured.split("; "), new.measured]))
+            new = replace(new, figure=f"{was.figure}; {new.figure}", measured=measured)
+        fresh[new.name] = new
     return HEAD + "".join(map(str, (rows | fresh).values()))
 
 
