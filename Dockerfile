@@ -29,8 +29,10 @@ ARG PIP_FIND_LINKS=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 DS_BUILD_OPS=0
 RUN ["python3", "-m", "venv", "/opt/reinit"]
 COPY locks/${LOCK}.txt /build/lock.txt
+COPY locks/sbom.py /build/sbom.py
 # No use in an image that runs: pip, the packages' own tests, and PyTorch's headers and protoc, for there is no compiler.
 RUN /opt/reinit/bin/pip install --quiet --require-hashes --no-deps -r /build/lock.txt \
+ && python3 /build/sbom.py /build/lock.txt > /opt/reinit/sbom.cdx.json \
  && /opt/reinit/bin/pip uninstall --quiet --yes pip \
  && find /opt/reinit/lib \
     \( -type d \( -name tests -o -path '*/torch/test' -o -path '*/torch/include' \) \
@@ -47,6 +49,7 @@ LABEL org.opencontainers.image.title="reinit" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${GIT_COMMIT}" \
       org.opencontainers.image.base.name="${BASE}"
+# What is installed, by name, version and hash: /opt/reinit/sbom.cdx.json (CycloneDX).
 # The root file system is read-only in a pod: everything that libraries write goes to /tmp.
 ENV PATH=/opt/reinit/bin:$PATH \
     HOME=/tmp \

@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-full test torture check lint format types contracts docs scan image-test constraints locks clean
+.PHONY: help venv demo demo-full test torture check lint format types contracts docs audit scan image-test constraints locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,7 +77,7 @@ torture: .venv/.installed-dev ## faults, kills, hostile input (ARGS=tests/tortur
 	REINIT_FIGURES=$(CURDIR)/out/torture REINIT_SHORT=$(SHORT) $(BIN)/pytest -q -p no:xdist --timeout 7200 $(or $(ARGS),tests/torture); \
 	  code=$$?; REINIT_FIGURES=$(CURDIR)/out/torture $(BIN)/python -m tests.torture.table; exit $$code
 
-check: lint types contracts docs ## lint, format, types, import contracts, the repository's claims (no training)
+check: lint types contracts docs audit ## lint, format, types, import contracts, the repository's claims (no training)
 
 lint: .venv/.installed-dev ## ruff: rules and format, changing nothing
 	$(BIN)/ruff check
@@ -95,6 +95,9 @@ contracts: .venv/.installed-dev ## the import law
 
 docs: .venv/.installed-dev ## what the repository says about itself: pins, file sizes, documented commands
 	$(BIN)/pytest -q -p no:cacheprovider tests/test_repository.py
+
+audit: ## known vulnerabilities of what the locks install; without a network it says so and passes
+	$(PYTHON) .ci/audit
 
 scan: .venv/.installed-run build/scan/.installed ## security scanners over manifests, k8s/ and Dockerfile (needs kubectl)
 	.ci/scan

@@ -23,7 +23,8 @@ from aggregate.frame import frame
 from aggregate.paper import paper_sheets
 from aggregate.reference import Authors, Comparison, compare, reference_records, reference_sheet
 from aggregate.text import prose, visible
-from jobs.found import Found
+from jobs.errors import ConfigurationError
+from jobs.found import Damaged, Found
 from jobs.plan import Plan, merged
 from jobs.store import Failures
 
@@ -101,6 +102,7 @@ def aggregate_studies(
     failures: Mapping[str, Failures],
     out: Path,
     *,
+    strays: Sequence[Damaged] = (),
     allow_partial: bool = False,
     reference: Authors | None = None,
     console: Console | None = None,
@@ -115,6 +117,7 @@ def aggregate_studies(
         found: `Store.all_results` of their digests.
         failures: `Store.all_failures` of their digests.
         out: folder; files of an earlier aggregation are replaced, others are left alone.
+        strays: `Store.strays`, which are noted and refuse nothing.
         allow_partial: write although runs are missing, marked wherever they show.
         reference: values to draw beside the study's and to compare with them.
         console: where the tables are printed; None prints nothing.
@@ -131,7 +134,7 @@ def aggregate_studies(
     by_digest = {digest: ", ".join(of_cell) for digest, of_cell in names.items()}
     runs = frame(merged(plan for _, plan in studies), found, failures, study=by_digest)
     about = next(iter(abouts.values())) if len(abouts) == 1 else Together(tuple(abouts.values()))
-    extras = extras_in(found, failures)
+    extras = extras_in(found, failures, strays)
     return aggregate_runs(about, runs, extras, out, allow_partial=allow_partial, reference=reference, console=console)
 
 
@@ -243,14 +246,18 @@ def _report(
 
 def _write(contents: Mapping[str, bytes], out: Path) -> tuple[Path, ...]:
     """Every file beside its place first, then all into place; a figure that no longer applies is removed."""
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".aggregate-") as folder:
-        for name, content in contents.items():
-            (Path(folder) / name).write_bytes(content)
-        for name in contents:
-            (Path(folder) / name).replace(out / name)
-    for name in set(FILES) - set(contents):
-        (out / name).unlink(missing_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".aggregate-") as folder:
+            for name, content in contents.items():
+                (Path(folder) / name).write_bytes(content)
+            for name in contents:
+                # Replaces a link instead of writing to where it leads.
+                (Path(folder) / name).replace(out / name)
+        for name in set(FILES) - set(contents):
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError("tables cannot be written", where=str(out), got=error.strerror) from error
     return tuple(out / name for name in FILES if name in contents)
 
 

@@ -24,7 +24,7 @@ class Cost:
     wall_seconds: float
     """Sum over runs, from the pristine network to the last prediction; runs side by side count each."""
     gpu_seconds: float
-    """Wall seconds times GPUs; 0 for runs on a CPU."""
+    """Wall seconds times GPUs, over the workers that shared them; 0 for runs on a CPU."""
 
     @property
     def text(self) -> str:

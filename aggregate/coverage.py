@@ -35,15 +35,18 @@ class Extras:
     damaged: tuple[Damaged, ...] = ()
     damaged_records: tuple[Damaged, ...] = ()
     """Damaged records of failures; they can hide why a run has no result and move no number."""
+    strays: tuple[Damaged, ...] = ()
+    """Objects that are no cell's: of nobody's run, or of one whose key was mangled."""
 
 
-def extras_in(found: Mapping[str, Found], failures: Mapping[str, Failures]) -> Extras:
+def extras_in(found: Mapping[str, Found], failures: Mapping[str, Failures], strays: Sequence[Damaged] = ()) -> Extras:
     """What is besides the results, of all cells, in their order."""
     return Extras(
         contradictions=tuple(chain.from_iterable(each.contradictions for each in found.values())),
         duplicates=tuple(chain.from_iterable(each.duplicates for each in found.values())),
         damaged=tuple(chain.from_iterable(each.damaged for each in found.values())),
         damaged_records=tuple(chain.from_iterable(each.damaged for each in failures.values())),
+        strays=tuple(strays),
     )
 
 
@@ -155,6 +158,7 @@ def notes(frame: pd.DataFrame, extras: Extras) -> list[str]:
     if unplanned := int((~frame["planned"]).sum()):
         lines.append(f"Results of seeds outside the plan, listed in runs.csv and in no mean: {unplanned}.")
     lines += [f"damaged record of a failure: {_damage(each)}" for each in extras.damaged_records]
+    lines += [f"not counted: {_damage(each)}" for each in extras.strays]
     lines += [_duplicate(duplicate, frame) for duplicate in extras.duplicates]
     if any(len(names) > 1 for names in frame["families"]):
         lines.append(f"A cell of several families counts in each of them, and once in `{ALL}`.")

@@ -6,26 +6,14 @@ command, terminal control or layout.
 
 import re
 
-_WIDEST = 200
+from jobs.shown import clipped, visible
 
-
-def visible(text: str) -> str:
-    r"""Every character that would not show or would move its neighbours, by its escape: newline as `\n`.
-
-    Covers control characters, escape codes, line and paragraph separators, bidirectional overrides, zero-width
-    characters and lone surrogates.
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+__all__ = ["clipped", "counted", "latex", "markdown", "prose", "spreadsheet", "visible"]
 
 
 def prose(text: str) -> str:
     """A paragraph on one line: any run of blanks and newlines is one blank, the rest as in `visible`."""
     return visible(" ".join(text.split()))
-
-
-def clipped(text: str, width: int = _WIDEST) -> str:
-    """The first `width` characters, with an ellipsis where more was cut."""
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def counted(number: int, noun: str) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from jobs import __version__
 from jobs.cluster_commands import cancel, lint, logs, render, status, submit
@@ -39,6 +38,8 @@ from jobs.views import (
     cell_table,
     console,
     errors,
+    escape,
+    escape_lines,
     plain_table,
     plan_json,
     plan_notes,
@@ -47,6 +48,7 @@ from jobs.views import (
     show_checks,
     show_command,
     show_comparison,
+    show_sent,
     warn,
 )
 
@@ -122,10 +124,13 @@ def run(
 ) -> None:
     """Run what is missing here, without containers. Stop with Ctrl-C; the same command continues."""
     from jobs.local import Run, run_locally, this_machine
+    from jobs.outbox import held_in, outbox_of, send_held
 
     planned = chosen_cells(load_study(study).plan(), only)
     opened = store_at(store)
     opened.check()
+    outbox = outbox_of(store, log_folder())
+    show_sent(send_held(outbox, opened))
     found = opened.all_results({each.cell.digest for each in planned})
     warn(found)
     runs = [Run(each.cell, seed) for each in planned for seed in each.seeds if seed not in found[each.cell.digest].done]
@@ -142,12 +147,31 @@ def run(
     summary = run_locally(runs, store, _places(place), machine, log_folder(), console)
     if summary.errors:
         for error in summary.errors[1:]:
-            errors.print(escape(str(error)), style="red")
+            errors.print(escape_lines(str(error)), style="red")
         raise summary.errors[0]
     if summary.stopped:
+        if held := held_in(outbox):
+            errors.print(f"{held} finished runs wait in {escape(str(outbox))}; the same command sends them first")
         raise typer.Exit(130)
     diverged = f", {summary.diverged} of them diverged" if summary.diverged else ""
     console.print(f"{summary.done} runs done{diverged}")
+
+
+@app.command("upload")
+def upload_results(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An outbox, or the folder of a file:// store.")],
+    store: StoreOption,
+) -> None:
+    """Send results that a pod or laptop could not deliver. Repeat it at any time: what is there is not sent again."""
+    from jobs.upload import folder_store, upload
+
+    source, opened = folder_store(folder), store_at(store)
+    opened.check()
+    sent = upload(source, opened)
+    show_sent(sent)
+    console.print(f"{len(sent.sent)} results sent, {len(sent.there)} already there, {len(sent.refused)} not sent")
+    if sent.refused:
+        raise typer.Exit(DataError.exit_code)
 
 
 app.command()(render)
@@ -232,6 +256,9 @@ def aggregate(
         Reference | None,
         typer.Option(help="Draw the values of the paper's authors beside the study's, and compare them in a table."),
     ] = None,
+    verify_predictions: Annotated[
+        bool, typer.Option("--verify-predictions", help="Read every run's predictions too, and count none without.")
+    ] = False,
 ) -> None:
     """Make the tables, figures and claims of a study, or of several together, from the results in a store."""
     from aggregate.aggregate import aggregate_studies
@@ -241,9 +268,20 @@ def aggregate(
     opened = store_at(store)
     digests = {each.cell.digest for _, plan in studies for each in plan}
     found, failures = opened.all_results(digests), opened.all_failures(digests)
+    if verify_predictions:
+        found = opened.with_predictions(found)
+    strays = opened.strays()
+    warn(found, strays)
     authors = load_authors() if reference else None
     aggregate_studies(
-        studies, found, failures, made_folder(out), allow_partial=allow_partial, reference=authors, console=console
+        studies,
+        found,
+        failures,
+        made_folder(out),
+        strays=strays,
+        allow_partial=allow_partial,
+        reference=authors,
+        console=console,
     )
 
 
@@ -325,7 +363,7 @@ def main() -> None:
     try:
         app()
     except ReinitError as error:
-        errors.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        errors.print(f"[bold red]error:[/bold red] {escape_lines(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         # Each package brings its own extra, and a login node needs none of them.

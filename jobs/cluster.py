@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import unquote
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from jobs.backends import ALLOWED, is_store
+from jobs.shown import SECRET_NAME, USER_IN_URL
 from jobs.spec import validated
 from jobs.tasks import Frozen
 from jobs.yamlfile import read_yaml
@@ -39,6 +41,8 @@ RelativeFolder = Annotated[
 ]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
 
+IMAGE: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/-]*@sha256:[0-9a-f]{64}$"
+"""An image by digest. It begins with no dash, so that no command takes it for an option."""
 CACHE: Final = "/cache"
 """Where the hub cache is mounted."""
 TMP: Final = "/tmp"  # noqa: S108  a path inside the container
@@ -48,11 +52,15 @@ OUR_LABELS: Final = ("app.kubernetes.io/", "reinit.dev/", "kueue.x-k8s.io/queue-
 """Prefixes of keys that the manifest writes itself."""
 OUR_VARIABLES: Final = frozenset(
     f"REINIT_{name}"
-    for name in ("CELLS", "SEEDS", "SEEDS_PER_POD", "STORE", "PLACES", "IMAGE", "DEVICE", "GPUS", "THREADS", "POD")
+    for name in (
+        *("CELLS", "SEEDS", "SEEDS_PER_POD", "STORE", "PLACES", "IMAGE", "DEVICE", "GPUS", "THREADS", "POD"),
+        *("GRACE_SECONDS", "PARENT"),
+    )
 )
 """Variables that are the pod's contract; a site that sets one would run something else than the manifest says."""
-SECRET_VARIABLES: Final = frozenset({"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN"})
-"""Variables whose value is a secret: a manifest is no place for it."""
+MOST_AMOUNT: Final = 2.0**60
+"""No machine has so many bytes or cores: a larger number is a slip, and the API server would refuse it."""
+Seconds = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 _BYTES: Final = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
@@ -68,7 +76,7 @@ class Toleration(Frozen):
     """Value of the taint, with `operator: Equal`."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """None stands for every effect."""
-    seconds: Annotated[int, Field(ge=0)] | None = None
+    seconds: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     """How long a pod stays on a node after the taint came, with `effect: NoExecute`; None is for ever."""
 
     @model_validator(mode="after")
@@ -111,7 +119,7 @@ class DataVolume(Frozen):
 class Cluster(Frozen):
     """One site. Read from the file that `--cluster` names; `k8s/cluster.yaml` shows every field."""
 
-    image: Annotated[str, StringConstraints(pattern=r"^[^\s@]+@sha256:[0-9a-f]{64}$")]
+    image: Annotated[str, StringConstraints(pattern=IMAGE)]
     """Container image by digest, `registry/name@sha256:...`: a tag may change between two pods of one study."""
     image_pull_policy: Literal["Always", "IfNotPresent"] = "Always"
     """`Always` asks the registry whether this namespace may use the image, and transfers nothing that the node has;
@@ -128,7 +136,7 @@ class Cluster(Frozen):
     """Service account of the pods. Workload identity (IRSA and its like) is an annotation of this account, made once
     by the site, for example `eks.amazonaws.com/role-arn`; the pods then find credentials by themselves. The
     Kubernetes API token is never mounted."""
-    run_as_user: Annotated[int, Field(ge=1)] = 10_001
+    run_as_user: Annotated[int, Field(ge=1, le=2**31 - 1)] = 10_001
     """Numeric user and group of the container, and group of its volumes; scanners ask for at least 10,000."""
     gpus: Annotated[int, Field(ge=0, le=64)] = 1
     """GPUs of one pod, one process each; 0 runs on the CPU. A cell's batch size must divide by it."""
@@ -157,17 +165,17 @@ class Cluster(Frozen):
     ephemeral_storage: Quantity | None = None
     """Request and limit of `ephemeral-storage` (/tmp and logs). Unset by default: a Kueue queue that does not cover
     this resource never admits the Job. Some scanners and quotas ask for it; then at least `scratch`."""
-    deadline_seconds: PositiveInt | None = None
+    deadline_seconds: Seconds | None = None
     """Longest life of one pod on its node, `activeDeadlineSeconds` of the pod: it also ends a pod whose image or secret
     is missing, and does not run while a pod waits for a GPU. Each end by it counts as a failure. Unset by default."""
     retries: Annotated[int, Field(ge=0, le=100)] = 3
     """Failures that a Job, or each index of an Indexed Job, may have before it is given up; evictions and stops after
     progress are not counted."""
-    grace_seconds: Annotated[int, Field(ge=1)] = 120
-    """From SIGTERM to SIGKILL: time to reach a step's end and to record why."""
-    ttl_seconds: PositiveInt | None = 604_800
+    grace_seconds: Seconds = 120
+    """From SIGTERM to SIGKILL: time to reach a step's end, to keep a checkpoint there and to record why."""
+    ttl_seconds: Seconds | None = 604_800
     """How long a finished Job stays visible; None keeps it."""
-    seeds_per_pod: PositiveInt | None = None
+    seeds_per_pod: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     """Seeds that one pod runs, one after another in one warm process; None is all of a cell. A smaller number makes an
     Indexed Job whose pods run side by side: sooner done, and each loads libraries, rows and weights anew."""
     places: dict[str, str] = Field(default_factory=dict)
@@ -218,6 +226,9 @@ def _mounts(site: Cluster) -> Iterator[str]:
         yield "`store_claim` belongs to a file:// store, and a file:// store needs one: a pod's own disk is lost"
     if folder is not None and (not folder.strip("/") or ".." in folder.split("/") or ":" in folder):
         yield f"a file:// store is a folder below the root, without colons, got {site.store}"
+    if not is_store(site.store):
+        # Not shown: what stands before an @ may be a password.
+        yield f"`store` is not the URL of a store; expected {ALLOWED}, without a user"
     for one, other in combinations(site.mount_paths, 2):
         if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
             yield f"two things cannot be mounted at {one} and {other}: give each a folder of its own"
@@ -225,6 +236,9 @@ def _mounts(site: Cluster) -> Iterator[str]:
 
 def _sizes(site: Cluster) -> Iterator[str]:
     """What is wrong with amounts."""
+    for field in ("cpu", "memory", "shm", "scratch", "ephemeral_storage"):
+        if not 0 < amount(getattr(site, field) or "1") < MOST_AMOUNT:
+            yield f"`{field}` must be above 0 and no more than a machine can have"
     if amount(site.shm) >= amount(site.memory):
         yield f"{SHM} is part of the memory: shm {site.shm} must be below memory {site.memory}"
     if site.ephemeral_storage is not None and amount(site.ephemeral_storage) < amount(site.scratch):
@@ -238,10 +252,12 @@ def _names(site: Cluster) -> Iterator[str]:
     for key in (*site.labels, *site.annotations):
         if key.startswith(OUR_LABELS):
             yield f"{key} is set by the manifest; expected a key outside {', '.join(OUR_LABELS)}"
-    for name in site.env:
+    for name, value in site.env.items():
         if name in OUR_VARIABLES:
             yield f"{name} is set by the manifest and cannot be in env"
-        if name in SECRET_VARIABLES:
+        if USER_IN_URL.search(value):
+            yield f"{name} holds a URL with a user in it, which may be a password; env can be read by many"
+        if SECRET_NAME.search(name):
             yield f"{name} is a secret: mount it as a file with `secrets`; env can be read by many"
 
 

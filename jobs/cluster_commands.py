@@ -14,7 +14,6 @@ from time import sleep
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.progress import Progress
 
 from jobs.errors import SpecError, TransientError
@@ -37,7 +36,7 @@ from jobs.options import (
 )
 from jobs.plan import Plan, PlannedCell
 from jobs.study import load_study
-from jobs.views import BAR, console, errors, lint_json, print_json, show_findings, warn
+from jobs.views import BAR, console, errors, escape, lint_json, print_json, show_findings, warn
 
 if TYPE_CHECKING:
     from jobs.status import Status

@@ -38,6 +38,7 @@ def pod_environment(cell: Cell, seeds: Sequence[int], cluster: Cluster) -> dict[
         "REINIT_GPUS": str(cluster.gpus),
         # A library would count the node's cores, not the pod's.
         "REINIT_THREADS": str(_threads(cluster)),
+        "REINIT_GRACE_SECONDS": str(cluster.grace_seconds),
         **_WRITABLE,
         **(_OFFLINE if cluster.cache_claim else {}),
         **cluster.env,
@@ -50,8 +51,9 @@ def chunks(seeds: Sequence[int], cluster: Cluster) -> int:
 
 
 def compact(value: Mapping[str, object] | Sequence[object]) -> str:
-    """JSON of one form: sorted keys, no spaces, non-ASCII text as it is."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """JSON of one form: sorted keys, no spaces, non-ASCII text as it is unless it would not show or move the rest."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _threads(cluster: Cluster) -> int:

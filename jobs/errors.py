@@ -1,10 +1,20 @@
 """Errors as part of the product: each says where, what was expected, what came, what is allowed, what to do.
 
 Law: every error a user can cause is a `ReinitError`; its class decides the exit code, the same on a laptop and
-in a pod. Exit codes 64, 65 and 78 are never retried by a generated Job, 75 is.
+in a pod. Exit codes 64, 65 and 78 are never retried by a generated Job, 75 is. What it quotes may come from a stranger,
+so it holds neither control characters nor more than a screen has room for.
 """
 
 from __future__ import annotations
+
+from typing import Final
+
+from jobs.shown import clipped, visible
+
+MOST_PROBLEM: Final = 4000
+"""Characters of a problem, which may be a list of several."""
+MOST_PART: Final = 1000
+"""Characters of any other part."""
 
 
 class ReinitError(Exception):
@@ -31,13 +41,13 @@ class ReinitError(Exception):
         allowed: object = None,
         remedy: str | None = None,
     ) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.where = where
-        self.expected = None if expected is None else str(expected)
-        self.got = None if got is None else str(got)
-        self.allowed = None if allowed is None else str(allowed)
-        self.remedy = remedy
+        self.problem = clipped(visible(problem, keep="\n"), MOST_PROBLEM)
+        super().__init__(self.problem)
+        self.where = _part(where)
+        self.expected = _part(expected)
+        self.got = _part(got)
+        self.allowed = _part(allowed)
+        self.remedy = _part(remedy)
 
     def __str__(self) -> str:
         """The problem, then one aligned line for each part that is known."""
@@ -50,6 +60,10 @@ class ReinitError(Exception):
         }
         lines = [f"  {name + ':':<10}{text}" for name, text in parts.items() if text is not None]
         return "\n".join([self.problem, *lines])
+
+
+def _part(value: object) -> str | None:
+    return None if value is None else clipped(visible(str(value), keep="\n"), MOST_PART)
 
 
 class SpecError(ReinitError):

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, groupby
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 from pydantic import ValidationError
 
@@ -107,7 +107,7 @@ def verify(key: str, data: bytes) -> Verified:
     """The result that `data` holds, if it is the one that `key` names.
 
     Raises:
-        NotVerifiedError: a hash, the digest, the seed or the schema is wrong.
+        NotVerifiedError: a hash, the digest, the seed, the schema or the form is wrong.
     """
     if (name := KEY.fullmatch(key)) is None:
         raise NotVerifiedError("the key is not runs/<digest>/<seed>.<science12>.<body12>.json")
@@ -116,7 +116,8 @@ def verify(key: str, data: bytes) -> Verified:
         raise NotVerifiedError(f"content hashes to {body}, the key says {name['body']}: {_looks_like(data)}")
     require_schema(data)
     try:
-        result = RESULT.validate_json(data)
+        # Strict: a seed is never true, "1" or 1.0.
+        result = RESULT.validate_json(data, strict=True)
     except ValidationError as error:
         raise NotVerifiedError(explain(error)) from error
     said = (name["digest"], name["seed"], name["science"])
@@ -125,6 +126,8 @@ def verify(key: str, data: bytes) -> Verified:
     ):
         if in_key != in_body:
             raise NotVerifiedError(f"{what} in the object is {in_body[:12]}, the key says {in_key[:12]}")
+    if result.to_bytes() != data:
+        raise NotVerifiedError("not in the one form that results are written in: blanks, another order, or a key twice")
     return Verified(key, result)
 
 
@@ -135,12 +138,23 @@ def require_schema(data: bytes) -> None:
         NotVerifiedError: says which version came instead, so that an object of a newer program is known as one.
     """
     try:
-        fields = json.loads(data)
+        fields = json.loads(data, object_pairs_hook=_each_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise NotVerifiedError(f"not JSON: {_looks_like(data)}") from error
     version = fields.get("schema_version") if isinstance(fields, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise NotVerifiedError(f"schema_version is {version!r:.40}, this program reads {SCHEMA_VERSION}")
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of two values under one key another reader would take the other one."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise NotVerifiedError("a key stands twice in it")
+    return found
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise NotVerifiedError(f"a number in it is not finite: {text}")
 
 
 def explain(error: ValidationError) -> str:
@@ -149,10 +163,15 @@ def explain(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc'])) or 'result'}: {first['msg']}"[:300]
 
 
+def is_page(data: bytes | None) -> bool:
+    """Whether these bytes look like what a server or proxy says for itself, and not like an object of ours."""
+    return data is not None and data.lstrip()[:1] == b"<"
+
+
 def _looks_like(data: bytes) -> str:
     if not data:
         return "it is empty"
-    if data.lstrip()[:1] == b"<":
+    if is_page(data):
         return "it looks like a server's XML or HTML answer"
     return f"{len(data)} bytes, cut short or altered"
 

@@ -16,21 +16,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Final
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.cell import Cell, Probe, canonical
 from jobs.errors import ConfigurationError, DataError, ReinitError, SpecError, TransientError
+from jobs.outbox import outbox_of
+from jobs.views import escape
 
-STOP_SECONDS: Final = 20
-"""How long workers may take to reach a step boundary before they are killed."""
+OUTBOX_SECONDS: Final = 60
+"""How long a worker at its end tries to send what its store would not take; the outbox of this machine stays."""
+
+STOP_SECONDS: Final = 60
+"""How long workers may take to reach a step boundary, and to keep a checkpoint there, before they are killed."""
 
 
 class Event(BaseModel):
@@ -110,9 +114,14 @@ class Machine:
             "OMP_NUM_THREADS": str(self.threads),
             "TOKENIZERS_PARALLELISM": "false",
             "REINIT_DEVICE": "cuda" if self.gpus else "cpu",
+            "REINIT_GRACE_SECONDS": str(STOP_SECONDS),
+            # A worker ends by itself where this process is killed.
+            "REINIT_PARENT": str(os.getpid()),
         }
         if self.gpus:
-            own["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+            gpu = number % len(self.gpus)
+            own["CUDA_VISIBLE_DEVICES"] = self.gpus[gpu]
+            own["REINIT_GPU_SHARERS"] = str(len(range(gpu, self.workers, len(self.gpus))))
         return {**os.environ, **own}
 
 
@@ -263,12 +272,13 @@ def run_locally(
         store: URL of the store.
         places: folders that the site maps names to.
         machine: workers, threads, GPUs.
-        log_folder: where each worker's library output goes.
+        log_folder: where each worker's library output goes, and what the store would not take.
         console: where progress is shown.
 
     Returns:
         How many runs were finished, and the errors of those that were not. Ctrl-C ends with `stopped`.
     """
+    machine = replace(machine, workers=min(machine.workers, len(runs)))
     cells = list({run.cell.digest: run.cell for run in runs}.values())
     number_of_cell = {cell.digest: number for number, cell in enumerate(cells)}
     waiting = _Waiting(runs)
@@ -282,15 +292,19 @@ def run_locally(
             got=error.strerror,
             remedy="set XDG_STATE_HOME to a folder that can be written",
         ) from error
+    outbox = {
+        "REINIT_OUTBOX": str(outbox_of(store, log_folder)),
+        "REINIT_OUTBOX_SECONDS": os.environ.get("REINIT_OUTBOX_SECONDS") or str(OUTBOX_SECONDS),
+    }
     processes = [
         _Process(
             number,
-            machine.environment(number, store, places),
+            machine.environment(number, store, places) | outbox,
             cells,
             events,
             log_folder / f"worker-{os.getpid()}-{number}.log",
         )
-        for number in range(min(machine.workers, len(runs)))
+        for number in range(machine.workers)
     ]
     summary, alive = Summary(), len(processes)
     with _progress(runs, console) as show:
@@ -311,7 +325,10 @@ def run_locally(
                     _heard(process, event, summary, show)
         except KeyboardInterrupt:
             summary.stopped = True
-            console.print("stopping at the next step; finished runs are in the store", style="yellow")
+            console.print(
+                "stopping at the next step; finished runs are in the store, checkpoints of long ones too",
+                style="yellow",
+            )
         finally:
             for process in processes:
                 process.stop()

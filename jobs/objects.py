@@ -10,14 +10,22 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from jobs.errors import ConfigurationError, SpecError, TransientError
+from jobs.errors import ConfigurationError, ReinitError, SpecError, TransientError
+
+MOST_BYTES: Final = {"runs": 2**20, "failures": 2**20, "checks": 2**20, "logs": 2**24}
+"""Largest objects of these kinds that are read: what is larger is no such object, and might not fit into memory."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(/[A-Za-z0-9][A-Za-z0-9._-]{0,254})*")
+
+
+class NoObjectError(ConfigurationError):
+    """What stands under a key is nothing that a store keeps: a folder, a pipe, a link out of the store, a huge file."""
 
 
 class Objects(Protocol):
@@ -46,6 +54,7 @@ class Objects(Protocol):
 
         Raises:
             TransientError: inconclusive.
+            NoObjectError: what is there is no object.
             ConfigurationError: this store refuses, and will again.
         """
         ...
@@ -55,6 +64,15 @@ class Objects(Protocol):
 
         Raises:
             TransientError: inconclusive; what was yielded before may not be all.
+            ConfigurationError: this store refuses, and will again.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove what is under `key`, if there is anything. Only a checkpoint can be removed: see `check_deletable`.
+
+        Raises:
+            TransientError: it may or may not be there still.
             ConfigurationError: this store refuses, and will again.
         """
         ...
@@ -72,6 +90,28 @@ def check_key(key: str) -> str:
             got=repr(key)[:200],
             allowed="letters, digits and . _ - in parts divided by /, each part beginning with a letter or digit",
         )
+    return key
+
+
+def check_size(key: str, size: int, where: str) -> None:
+    """Refuse to read what is larger than any object of its kind.
+
+    Raises:
+        NoObjectError: it is.
+    """
+    most = MOST_BYTES.get(key.partition("/")[0])
+    if most is not None and size > most:
+        raise NoObjectError(f"it is too large: {size:,} bytes", where=where, expected=f"at most {most:,} bytes")
+
+
+def check_deletable(key: str) -> str:
+    """`key`, if what is under it may ever be deleted: results, predictions, failures and logs stay for good.
+
+    Raises:
+        SpecError: it is no key of a checkpoint.
+    """
+    if not check_key(key).startswith("checkpoints/"):
+        raise SpecError("nothing but checkpoints is ever deleted", got=repr(key)[:200], allowed="checkpoints/...")
     return key
 
 
@@ -122,6 +162,11 @@ class FileObjects:
         with self._translated(path, "read"):
             self._stay_inside(path)
             try:
+                # A pipe would be waited for, for ever.
+                status = path.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise NoObjectError("it is no file", where=str(path), got=stat.filemode(status.st_mode))
+                check_size(key, status.st_size, str(path))
                 return path.read_bytes()
             except FileNotFoundError:
                 return None
@@ -132,6 +177,13 @@ class FileObjects:
         with self._translated(folder, "listed"):
             self._stay_inside(folder)
             yield from self._walk(folder)
+
+    def delete(self, key: str) -> None:
+        """Unlink the file; folders stay, since another process may be about to write there."""
+        path = self._path(check_deletable(key))
+        with self._translated(path, "deleted"):
+            self._stay_inside(path)
+            path.unlink(missing_ok=True)
 
     def _walk(self, folder: Path) -> Iterator[str]:
         try:
@@ -152,7 +204,7 @@ class FileObjects:
     def _stay_inside(self, path: Path) -> None:
         """Refuse a link that leads out of the root; the root itself may be one."""
         if not path.resolve().is_relative_to(self.root.resolve()):
-            raise ConfigurationError(
+            raise NoObjectError(
                 "a link leads out of the store",
                 where=str(path),
                 expected=f"a place below {self.root.resolve()}",
@@ -165,8 +217,10 @@ class FileObjects:
         try:
             yield
         except (OSError, RuntimeError) as error:  # RuntimeError: resolve() in a loop of links
-            passing = isinstance(error, OSError) and error.errno in _PASSING
-            kind = TransientError if passing else ConfigurationError
+            number = error.errno if isinstance(error, OSError) else errno.ELOOP
+            kind: type[ReinitError] = NoObjectError if number == errno.ELOOP else ConfigurationError
+            if number in _PASSING:
+                kind = TransientError
             raise kind(
                 f"the store's folder cannot be {verb}",
                 where=str(path),

@@ -2,7 +2,8 @@
 
 Law: a server may say 200 and keep nothing, or half, or answer with an error page for an object. So a write is done when
 the same bytes came back, a failed read is repeated, then raised, and never means "absent", and the same wrong bytes
-twice are damage, which is a value here and not an error.
+twice are damage, which is a value here and not an error. A page of XML or HTML is a server's voice, which says the same
+each time: that is damage when it has been all that was heard.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from jobs.errors import ConfigurationError, SpecError, TransientError
-from jobs.found import Damaged, NotVerifiedError
-from jobs.objects import Objects, check_key
+from jobs.found import Damaged, NotVerifiedError, is_page
+from jobs.objects import NoObjectError, Objects, check_key
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds between the tries of one read or write, on top of what a backend repeats by itself."""
 
 GIVE_UP_SECONDS: Final = 30
-"""A read that has been failing for this long is not repeated: a backend has repeated it many times then."""
+"""What has been failing for this long is not repeated: a backend has repeated it many times then."""
 
 THREADS: Final = 16
 """Reads at a time."""
@@ -51,24 +53,26 @@ class PatientObjects:
             TransientError: the last try failed, or did not read back.
             ConfigurationError: the store refuses, and will again.
         """
-        for pause in (*self._pauses, None):
+        began = time.monotonic()
+        for tries, pause in enumerate((*self._pauses, None), 1):
+            is_last = pause is None or time.monotonic() - began > GIVE_UP_SECONDS
             try:
                 self._objects.put(key, data)
                 read = self._objects.get(key)
             except TransientError:
-                if pause is None:
+                if is_last:
                     raise
             else:
                 if read == data:
                     return key
-                if pause is None:
+                if is_last:
                     raise TransientError(
-                        f"an object was written {len(self._pauses) + 1} times and does not read back",
+                        f"an object was written {tries} times and does not read back",
                         where=f"{self.url}/{key}",
                         expected=f"{len(data)} bytes, as written, from {self.describe()}",
                         got=size(read),
                     )
-            time.sleep(pause)
+            time.sleep(pause or 0)
         raise AssertionError("the last pass returns or raises")
 
     def write_once(self, key: str, data: bytes) -> str:
@@ -93,7 +97,7 @@ class PatientObjects:
         return self.write(key, data)
 
     def read(self, key: str, parse: Callable[[str, bytes], T]) -> T | Damaged:
-        """What `parse` makes of an object. The same wrong bytes twice are damage; changing ones are the transport's.
+        """What `parse` makes of an object. The same wrong bytes again are damage; changing ones are the transport's.
 
         Raises:
             TransientError: every read was wrong in another way.
@@ -102,19 +106,23 @@ class PatientObjects:
             check_key(key)
         except SpecError as error:
             return Damaged(key, error.problem)
-        before: bytes | None = b"\0 not read yet"
+        wrong: list[bytes | None] = []
         reason = ""
         for pause in (*self._pauses, None):
-            data = self.get(key)
+            try:
+                data = self.get(key)
+            except NoObjectError as error:
+                return Damaged(key, error.problem)
             try:
                 if data is None:
                     raise NotVerifiedError("it is not there")
                 return parse(key, data)
             except NotVerifiedError as error:
                 reason = str(error)
-            if data == before:
+            wrong.append(data)
+            again = len(self._pauses) + 1 if is_page(data) else 2
+            if len(wrong) >= again and set(wrong[-again:]) == {data}:
                 return Damaged(key, reason)
-            before = data
             if pause is not None:
                 time.sleep(pause)
         raise TransientError(
@@ -137,6 +145,15 @@ class PatientObjects:
         """All keys below `prefix`, sorted; a listing that breaks off is begun again."""
         return self._patiently(lambda: sorted(set(self._objects.keys(prefix))))
 
+    def delete(self, key: str) -> None:
+        """Remove a checkpoint's object, if it is there.
+
+        Raises:
+            TransientError: inconclusive, repeatedly.
+            ConfigurationError: the store refuses.
+        """
+        self._patiently(lambda: self._objects.delete(key))
+
     def _patiently(self, read: Callable[[], T]) -> T:
         began = time.monotonic()
         for pause in self._pauses:
@@ -149,7 +166,7 @@ class PatientObjects:
         return read()
 
 
-def in_parallel(read: Callable[[str], T], keys: Iterable[str]) -> list[T]:
+def in_parallel(read: Callable[[K], T], keys: Iterable[K]) -> list[T]:
     """What `read` gives for each key, in order; the first error is raised without waiting for the reads not begun."""
     pool = ThreadPoolExecutor(THREADS)
     try:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from jobs.cell import Cell
-from jobs.cluster import Cluster
+from jobs.cluster import IMAGE, Cluster
 from jobs.container import docker_run
 from jobs.environment import compact
 from jobs.errors import ConfigurationError, DataError, SpecError
@@ -37,7 +37,7 @@ Result = RunResult | DivergedRun
 MOST_NAMED: Final = 10
 """Candidates that an error names."""
 
-_IMAGE: Final = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+_COMMIT: Final = re.compile(r"[0-9a-f]{7,64}")
 
 
 def find_result(ref: str, seed: int | None, store: Store | None) -> Result:
@@ -54,7 +54,7 @@ def find_result(ref: str, seed: int | None, store: Store | None) -> Result:
         DataError: the object is no sound result.
         TransientError, ConfigurationError: the store could not be read.
     """
-    if Path(ref).is_file():
+    if _is_file(ref):
         return _read(Path(ref))
     digest = re.search(r"(?:^|/)runs/([0-9a-f]{64})/([0-9]+)\.", ref)
     prefix, seed = (digest[1], int(digest[2])) if digest else (ref, seed)
@@ -71,6 +71,13 @@ def find_result(ref: str, seed: int | None, store: Store | None) -> Result:
         shown = ", ".join(each[:12] for each in digests[:MOST_NAMED])
         raise SpecError(f"{len(digests) or 'no'} cells in {store.url} begin with {prefix}", allowed=shown or None)
     return _of_seed(store.results(digests[0]).results, digests[0], seed)
+
+
+def _is_file(ref: str) -> bool:
+    try:
+        return Path(ref).is_file()
+    except OSError:  # longer than a name can be
+        return False
 
 
 def _read(path: Path) -> Result:
@@ -107,7 +114,7 @@ class Command:
     """How to make a result again."""
 
     code: str
-    """What gets the code that made it."""
+    """What gets the code that made it; empty where no commit is known."""
     run: str
     """What runs it, into a store of its own."""
     differences: dict[str, tuple[str, str]]
@@ -125,10 +132,12 @@ def command(result: Result, places: Mapping[str, Path], out: Path) -> Command:
     made_with = result.provenance
     commit = made_with.git_commit.removesuffix("+dirty")
     differences = library_differences(made_with)
-    if made_with.image is not None and _IMAGE.fullmatch(made_with.image):
+    if made_with.image is not None and re.fullmatch(IMAGE, made_with.image):
         line = _in_container(result, places, out)
         return Command(f"docker pull {shlex.quote(made_with.image)}", line, differences)
-    return Command(f"git checkout {shlex.quote(commit)}", _here(result, places, out), differences)
+    # A result may come from anybody, and a name that begins with a dash would be an option.
+    code = f"git checkout {commit}" if _COMMIT.fullmatch(commit) else ""
+    return Command(code, _here(result, places, out), differences)
 
 
 def _here(result: Result, places: Mapping[str, Path], out: Path) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AwareDatetime,
     Field,
     FiniteFloat,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
     StringConstraints,
@@ -25,7 +24,12 @@ from pydantic import (
 from jobs.cell import Cell, Digest, Seed, canonical
 from jobs.tasks import Frozen
 
+Seconds = Annotated[FiniteFloat, Field(ge=0)]
 PredictionsHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+LARGEST_SCORE: Final = 1 + 1e-9
+"""No metric of a task is larger; a correlation may be rounded to a hair above 1."""
 
 
 class Provenance(Frozen):
@@ -64,11 +68,12 @@ class _Run(Frozen):
     digest: Digest
     """The cell's digest, stored so that a reader without this code can group by it; checked on reading."""
     seed: Seed
-    wall_seconds: NonNegativeFloat
+    wall_seconds: Seconds
     """From the pristine network to the last prediction. Weights and rows are read before; rows are tokenised by the
-    first run that needs them, and that is counted."""
-    gpu_seconds: NonNegativeFloat
-    """Wall seconds times GPUs; 0 on a CPU."""
+    first run that needs them, and that is counted. Of a resumed run: with what earlier attempts took up to the
+    checkpoint that it went on from, and without what they did after it."""
+    gpu_seconds: Seconds
+    """`wall_seconds` times GPUs, over the number of workers that shared them; 0 on a CPU."""
     finished_at: AwareDatetime
     provenance: Provenance
 
@@ -116,9 +121,17 @@ class RunResult(_Run):
 
     @model_validator(mode="after")
     def _scores_the_whole_task(self) -> RunResult:
-        headline = self.cell.task.headline
-        if headline not in self.metrics:
-            raise ValueError(f"metrics lack the headline {headline}, got {sorted(self.metrics)}")
+        task = self.cell.task
+        wanted = {f"{split}/{metric}" for split in task.splits for metric in task.metrics}
+        if missing := wanted - set(self.metrics):
+            raise ValueError(f"metrics lack {sorted(missing)}, got {sorted(self.metrics)}")
+        if wrong := {name for name in wanted if abs(self.metrics[name]) > LARGEST_SCORE}:
+            raise ValueError(f"{sorted(wrong)} are beyond 1")
+        rows = dict(zip(task.splits, task.validation_rows, strict=True))
+        numbers = {"validation_rows": rows, "train_rows": self.cell.rows, "steps": self.cell.steps}
+        for name, value in numbers.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"{name} is {getattr(self, name)}, the cell says {value}")
         return self
 
     @property

@@ -1,7 +1,8 @@
 """A bucket as a place for objects: any server that speaks S3, through boto3, which is loaded at the first request.
 
 Law: boto3 repeats what it knows to repeat (`standard` mode); every other failure gets a class here. A 404 is an absence
-only as `NoSuchKey`; a refusal names whose identity was used and never a secret.
+only as `NoSuchKey`; a refusal names whose identity was used and never a secret. Credentials that were rotated, in their
+file or at whatever else provides them, are taken up by a process that runs: once for each refusal that they may mend.
 
 Read from the environment, besides what boto3 reads by itself (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_PROFILE, ...):
     REINIT_S3_CHECKSUMS   when_supported (default) or when_required, which some servers other than AWS need
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 from jobs.errors import ConfigurationError, ReinitError, TransientError
-from jobs.objects import check_key
+from jobs.objects import check_deletable, check_key, check_size
 
 if TYPE_CHECKING:
     from boto3 import Session
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
 
 Checksums = Literal["when_supported", "when_required"]
 CHECKSUMS: Final = ("when_supported", "when_required")
+
+T = TypeVar("T")
+
+ATTEMPTS: Final = 6
+"""Tries of one request. boto3 waits up to 1, 2, 4, 8, 16 s between them, drawn at random: long enough for a SlowDown to
+pass. What lasts longer is for those with patience (`jobs.patient`, `jobs.outbox`), who also repeat what boto3 does not,
+a body cut short or a false 200, and hear a signal in between."""
 
 CONNECT_SECONDS: Final = 10
 READ_SECONDS: Final = 60
@@ -51,6 +60,18 @@ REMEDIES: Final[dict[str, str]] = {
 }
 """What to do about refusals that repeat themselves, by S3 error code; any other 401 or 403 does too."""
 
+ROTATED: Final = frozenset(
+    {
+        "AccessDenied",
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    }
+)
+"""Refusals that other credentials may mend: boto3 reads their file once, and Kubernetes renews a Secret's in place."""
+
 
 class S3Objects:
     """The objects of a bucket whose keys begin with a prefix.
@@ -59,10 +80,11 @@ class S3Objects:
         ConfigurationError: REINIT_S3_CHECKSUMS is neither of its two values.
     """
 
-    def __init__(self, bucket: str, prefix: str, *, attempts: int = 8) -> None:
+    def __init__(self, bucket: str, prefix: str, *, attempts: int = ATTEMPTS) -> None:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self._attempts = attempts
+        self._renewing = threading.Lock()
         self._checksums = _checksums(os.environ.get("REINIT_S3_CHECKSUMS", "when_supported"))
 
     @property
@@ -76,21 +98,22 @@ class S3Objects:
 
     def put(self, key: str, data: bytes) -> None:
         """One PUT."""
-        with self._translated(key, "written"):
-            self._client.put_object(Bucket=self.bucket, Key=self.prefix + check_key(key), Body=data)
+        full = self.prefix + check_key(key)
+        self._ask(key, "written", lambda client: client.put_object(Bucket=self.bucket, Key=full, Body=data))
 
     def get(self, key: str) -> bytes | None:
         """One GET; None only where the server says NoSuchKey."""
-        from botocore.exceptions import ClientError
+        full = self.prefix + check_key(key)
 
-        with self._translated(key, "read"):
+        def read(client: S3Client) -> bytes | None:
             try:
-                response = self._client.get_object(Bucket=self.bucket, Key=self.prefix + check_key(key))
-                return response["Body"].read()
-            except ClientError as error:
-                if error.response.get("Error", {}).get("Code") == "NoSuchKey":
-                    return None
-                raise
+                answer = client.get_object(Bucket=self.bucket, Key=full)
+                check_size(key, answer["ContentLength"], f"{self.url}/{key}")
+                return answer["Body"].read()
+            except client.exceptions.NoSuchKey:
+                return None
+
+        return self._ask(key, "read", read)
 
     def keys(self, prefix: str) -> Iterator[str]:
         """One LIST a thousand keys."""
@@ -109,17 +132,52 @@ class S3Objects:
                 )
             token = page["NextContinuationToken"]
 
+    def delete(self, key: str) -> None:
+        """One DELETE, which also succeeds where there is nothing. It takes s3:DeleteObject on checkpoints/."""
+        full = self.prefix + check_deletable(key)
+        self._ask(key, "deleted", lambda client: client.delete_object(Bucket=self.bucket, Key=full))
+
     def _page(self, prefix: str, token: str) -> ListObjectsV2OutputTypeDef:
         below = self.prefix + check_key(prefix.rstrip("/")) + "/"
-        with self._translated(prefix, "listed"):
-            where: ListObjectsV2RequestTypeDef = {"Bucket": self.bucket, "Prefix": below, "MaxKeys": PAGE_KEYS}
-            page = self._client.list_objects_v2(**where, **({"ContinuationToken": token} if token else {}))
+        where: ListObjectsV2RequestTypeDef = {"Bucket": self.bucket, "Prefix": below, "MaxKeys": PAGE_KEYS}
+        if token:
+            where["ContinuationToken"] = token
+        page = self._ask(prefix, "listed", lambda client: client.list_objects_v2(**where))
         # An error in the body of a 200 parses as a page without anything in it, which would read as "nothing done".
         if "IsTruncated" not in page or any(not entry["Key"].startswith(below) for entry in page.get("Contents", ())):
             raise TransientError(
                 "the server's answer is not a listing", where=f"{self.url}/{prefix}", got=str(page)[:200]
             )
         return page
+
+    def _ask(self, key: str, verb: str, request: Callable[[S3Client], T]) -> T:
+        """A request's answer; one refused for credentials is made once more if there are others by now."""
+        from botocore.exceptions import ClientError, NoCredentialsError
+
+        with self._translated(key, verb):
+            client = self._client
+            try:
+                return request(client)
+            except (ClientError, NoCredentialsError) as error:
+                before = None
+                if isinstance(error, ClientError):
+                    if error.response.get("Error", {}).get("Code", "") not in ROTATED:
+                        raise
+                    before = self._credentials()
+                if not self._renewed(client, before):
+                    raise
+            return request(self._client)
+
+    def _renewed(self, refused: S3Client, before: tuple[str, ReadOnlyCredentials] | None) -> bool:
+        """Whether the client that was refused has been replaced by one with other credentials than before."""
+        with self._renewing:
+            if self._client is not refused:
+                return True  # by another thread, a moment ago
+            kept = {name: self.__dict__.pop(name) for name in ("_client", "_session")}
+            if self._credentials() == before:
+                self.__dict__ |= kept
+                return False
+            return True
 
     @cached_property
     def _session(self) -> Session:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.errors import SpecError
+from jobs.shown import visible
 from jobs.yamlfile import Document, Loc, path_text
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -34,11 +35,18 @@ PATTERNS: Final[dict[str, str]] = {
     r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$": "lower-case letters, digits, inner hyphens and dots, at most 253",
     r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$": "a quantity in quotes, such as `16Gi`",
     r"^[0-9]+(\.[0-9]+)?m?$": "cores in quotes, such as `4` or `500m`",
-    r"^[^\s@]+@sha256:[0-9a-f]{64}$": "an image by digest, `registry/name@sha256:` and 64 hex digits",
+    r"^[A-Za-z0-9][A-Za-z0-9._:/-]*@sha256:[0-9a-f]{64}$": (
+        "an image by digest, `registry/name@sha256:` and 64 hex digits"
+    ),
     r"^(s3://[^/\s]+(/\S*)?|file:///\S+)$": "s3://bucket/prefix or file:///path",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "a variable's name: letters, digits and underscores",
     r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$": "an absolute path inside the container",
     r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$": "a label's value: letters, digits, inner `.`, `_` and `-`",
+    r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$": (
+        "a label's key, `[prefix/]name`: letters, digits, inner `.`, `_` and `-`"
+    ),
+    r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$": "a relative path without `..`",
+    r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$": "a file's name",
 }
 """Every pattern that a specification file can offend, in words."""
 
@@ -176,6 +184,7 @@ def _expectation(details: ErrorDetails) -> str:
 
 def _short(value: object) -> str:
     text = value if isinstance(value, str) and not value.isdigit() else json.dumps(value, default=str)
+    text = visible(text)
     return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters)"
 
 

@@ -7,19 +7,21 @@ different bytes under one key. What an object says is believed only once it is v
 
     runs/<digest>/<seed>.<science12>.<body12>.json      predictions/<sha256>
     failures/<digest>/<attempt>.json                    logs/<digest>/<attempt>.txt         checks/<sha256>
+    checkpoints/<digest>/<seed>/...                     (`jobs.checkpoints`)
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pydantic import ValidationError
 
 from jobs.backends import open_objects
+from jobs.checkpoints import Checkpoints, checkpoint_key
 from jobs.errors import DataError, SpecError, TransientError
 from jobs.found import (
     Contradiction,
@@ -35,8 +37,9 @@ from jobs.found import (
     verify,
 )
 from jobs.objects import Objects
-from jobs.patient import PAUSES, PatientObjects, in_parallel, size
+from jobs.patient import PAUSES, PatientObjects, in_parallel
 from jobs.result import DivergedRun, Failure, RunResult
+from jobs.s3 import ATTEMPTS
 
 __all__ = ["Contradiction", "Damaged", "Duplicate", "Failures", "Found", "Log", "State", "Store", "open_store"]
 
@@ -62,7 +65,7 @@ class Log:
     text: str
 
 
-def open_store(url: str, *, attempts: int = 8) -> Store:
+def open_store(url: str, *, attempts: int = ATTEMPTS) -> Store:
     """The store at `url`. Touches neither disk nor network; `Store.check` does.
 
     Args:
@@ -87,6 +90,10 @@ class Store:
         self._objects = objects
         self._patient = PatientObjects(objects, pauses)
 
+    def impatient(self) -> Store:
+        """The same store, asked once and not again and again: of one that failed a moment ago no more is expected."""
+        return Store(self._objects, pauses=())
+
     @property
     def url(self) -> str:
         """Where."""
@@ -106,17 +113,8 @@ class Store:
             ConfigurationError: wrong bucket, credentials, clock, folder or permissions.
             TransientError: no conclusive answer.
         """
-        key = f"checks/{hashlib.sha256(PROBE).hexdigest()}"
-        self._objects.put(key, PROBE)
-        read = self._objects.get(key)
-        if read != PROBE:
-            raise TransientError(
-                "what was written to the store does not read back",
-                where=f"{self.url}/{key}",
-                expected=f"{len(PROBE)} bytes, as written, from {self.describe()}",
-                got=size(read),
-            )
-        if key not in set(self._objects.keys("checks/")):
+        key = self._patient.write(f"checks/{hashlib.sha256(PROBE).hexdigest()}", PROBE)
+        if key not in self._patient.keys("checks/"):
             raise TransientError(
                 "the store does not list what was written to it",
                 where=f"{self.url}/checks/",
@@ -124,6 +122,14 @@ class Store:
                 got="a list without it",
             )
         return self.describe()
+
+    def checkpoints(self) -> Checkpoints:
+        """Runs that are half done, under the same root.
+
+        Raises:
+            ConfigurationError: the site's key cannot be read.
+        """
+        return Checkpoints(self._patient, checkpoint_key())
 
     # ---------------------------------------------------------------------------------------------------- writing
 
@@ -195,6 +201,67 @@ class Store:
         for each in in_parallel(self._read_result, _of(read, self._patient.keys("runs/"))):
             read[_digest_in(each.key)].append(each)
         return {digest: self._settled(digest, objects) for digest, objects in read.items()}
+
+    def strays(self) -> list[Damaged]:
+        """Objects among the results that are no cell's, by one LIST; what they hold is not read.
+
+        Raises:
+            TransientError, ConfigurationError: as in `results`.
+        """
+        return [
+            Damaged(key, "it is under no cell's digest")
+            for key in self._patient.keys("runs/")
+            if not re.fullmatch(r"runs/[0-9a-f]{64}/.+", key, re.DOTALL)
+        ]
+
+    def with_predictions(self, found: Mapping[str, Found]) -> dict[str, Found]:
+        """What was found, without the results whose predictions are missing or altered: those are damaged.
+
+        Raises:
+            TransientError, ConfigurationError: as in `results`.
+        """
+
+        def reason(result: RunResult | DivergedRun) -> str:
+            if isinstance(result, RunResult):
+                try:
+                    self.predictions(result.predictions)
+                except DataError as error:
+                    return f"its predictions, {result.predictions[:12]}: {error.got}"
+            return ""
+
+        every = [result for each in found.values() for result in each.results.values()]
+        wrong = {result.key: why for result, why in zip(every, in_parallel(reason, every), strict=True) if why}
+        return {
+            digest: replace(
+                each,
+                results={seed: result for seed, result in each.results.items() if result.key not in wrong},
+                damaged=(
+                    *each.damaged,
+                    *(Damaged(one.key, wrong[one.key]) for one in each.results.values() if one.key in wrong),
+                ),
+            )
+            for digest, each in found.items()
+        }
+
+    def every_result(self) -> list[Verified | Damaged]:
+        """Every object among the results, of whatever cell, by one LIST; sorted by key.
+
+        Raises:
+            TransientError, ConfigurationError: as in `results`.
+        """
+        return in_parallel(self._read_result, self._patient.keys("runs/"))
+
+    def holds(self, result: RunResult | DivergedRun, predictions: bytes | None) -> bool:
+        """Whether exactly this result is there, with its predictions.
+
+        Raises:
+            TransientError, ConfigurationError: as in `results`.
+        """
+        if self._patient.get(result.key) != result.to_bytes():
+            return False
+        return not isinstance(result, RunResult) or (
+            self._patient.get(f"predictions/{result.predictions}") == predictions
+        )
 
     def digests(self, prefix: str) -> list[str]:
         """The cells whose digest begins with `prefix` that have any object, sorted, by one LIST.

@@ -8,27 +8,41 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
+from jobs.finding import printable
 from jobs.plan import Plan, PlannedCell
+from jobs.shown import visible
 from jobs.study import Study
 
 if TYPE_CHECKING:
-    from jobs.found import Found
+    from jobs.found import Damaged, Found
     from jobs.lint import Report
     from jobs.reproduce import Command, Comparison
     from jobs.result import DivergedRun, RunResult
+    from jobs.upload import Sent
 
 # Piped output is read by programs and logs, which need no line breaks of ours.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 200)
+errors = Console(stderr=True, highlight=False, emoji=False)
 BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+
+
+def escape(text: str) -> str:
+    """Foreign text between markup: shown as it is, whatever a terminal or Rich would make of it, on one line."""
+    return escape_markup(visible(text))
+
+
+def escape_lines(text: str) -> str:
+    """The same for a text whose lines are ours, such as an error's."""
+    return escape_markup(visible(text, keep="\n"))
 
 
 def plain_table(*columns: str) -> Table:
@@ -128,7 +142,7 @@ def show_findings(report: Report, version: str) -> None:
         if alike[key] <= _ALIKE:
             first, *rest = str(each).splitlines()
             console.print(escape(first), style="bold red" if each.level == "refused" else "bold yellow", soft_wrap=True)
-            console.print(escape("\n".join(rest)), soft_wrap=True)
+            console.print(escape_lines("\n".join(rest)), soft_wrap=True)
     for (rule, field), times in alike.items():
         if times > _ALIKE:
             console.print(escape(f"and {times - _ALIKE:,} more of [{rule}] at {field}"), soft_wrap=True)
@@ -178,7 +192,9 @@ def show_command(found: RunResult | DivergedRun, made: Command) -> None:
         )
     for name, (then, now) in made.differences.items():
         console.print(escape(f"{name} was {then}, here it is {now}"), style="yellow")
-    for line in (made.code, "mkdir -p again", made.run):
+    if not made.code:
+        console.print("which commit made it is not known", style="yellow")
+    for line in filter(None, (made.code, "mkdir -p again", made.run)):
         print(line)  # noqa: T201  to paste: no console, no wrapping
 
 
@@ -199,15 +215,24 @@ def show_comparison(comparison: Comparison) -> None:
         console.print(escape(f"  {name}: {before} before, {after} now"))
 
 
-def warn(found: Mapping[str, Found]) -> None:
+def warn(found: Mapping[str, Found], strays: Iterable[Damaged] = ()) -> None:
     """What the store holds that no table will be made of, while there is still time to look."""
     for each in found.values():
         for contradiction in each.contradictions:
             keys = ", ".join(contradiction.keys)
             errors.print(f"[yellow]two results of one run disagree:[/yellow] {escape(keys)}", soft_wrap=True)
-        for damaged in each.damaged:
-            text = escape(f"{damaged.key}: {damaged.reason}")
-            errors.print(f"[yellow]not a result, so not counted:[/yellow] {text}", soft_wrap=True)
+    for damaged in chain(chain.from_iterable(each.damaged for each in found.values()), strays):
+        text = escape(printable(f"{damaged.key}: {damaged.reason}"))
+        errors.print(f"[yellow]not a result, so not counted:[/yellow] {text}", soft_wrap=True)
+
+
+def show_sent(sent: Sent) -> None:
+    """A line for each result that went from a folder to a store, and for each that did not."""
+    for result in sent.sent:
+        console.print(f"sent {escape(result.cell.name)} seed {result.seed}", soft_wrap=True)
+    for damaged in sent.refused:
+        text = escape(printable(f"{damaged.key}: {damaged.reason}"))
+        errors.print(f"[yellow]not a result, so not sent:[/yellow] {text}", soft_wrap=True)
 
 
 def print_json(value: object) -> None:

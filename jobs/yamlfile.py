@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 import yaml
 
 from jobs.errors import SpecError
+from jobs.shown import clipped
 
 try:
     from yaml import CSafeLoader as Loader
@@ -41,7 +42,8 @@ _INT = re.compile(r"[-+]?[0-9]+")
 _OTHER_BASE = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls, and what makes text read in another order than it stands in."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Document:
 
 def path_text(loc: Loc) -> str:
     """A path for people: `families[0].sizes[1]`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{clipped(part, 80)}" for part in loc).removeprefix(".")
 
 
 def read_yaml(path: Path, source: str | None = None) -> Document:

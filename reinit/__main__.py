@@ -1,146 +1,24 @@
-"""The pod's contract: environment in, one object per run out, an exit code. `python -m reinit`.
+"""`python -m reinit`: the entry point of a pod, and of a worker of `reinit run`. What it does is in `reinit.pod`.
 
-Law: this module and what it imports at the top never import torch, so that a pod whose work is done ends in seconds.
-The same code serves `reinit run`, which hands out runs over a pipe instead of the environment.
-
-Environment of a pod:
-    REINIT_CELLS           the cells of this Job, a JSON list
-    REINIT_SEEDS           their seeds, a JSON list
-    REINIT_SEEDS_PER_POD   of an Indexed Job: this pod runs the JOB_COMPLETION_INDEX-th so many of them
-    REINIT_STORE           file:///path or s3://bucket/prefix
-    REINIT_PLACES          where names are on this machine, a JSON object of name to folder
-    REINIT_THREADS         CPU threads of this process
-    REINIT_DEVICE          cuda or cpu: what must be used; unset takes a GPU where there is one
-    REINIT_GPUS            above 1, this process starts one rank a GPU and waits for them (reinit.launch)
-    REINIT_POD             first part of the names of logs and failure records, before the process; unset is the host
-Exit codes: 0 done or already done; 64 bad spec, 65 bad data, 78 bad configuration; 75 transient; 143 stopped by
-SIGTERM after durable progress, else 75.
+Law: a signal is heard before anything is imported that takes time. As the main process of a container this one would
+otherwise never hear of it, and anywhere else it would be ended with an exit code that claims progress.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import sys
-import traceback
-from collections.abc import Iterator
-from typing import Final
 
-from jobs.cell import Cell
-from jobs.errors import ReinitError, SpecError, TransientError
-from jobs.store import open_store
-from reinit.environment import CELLS, known, pod_runs, ranks_to_start
-from reinit.launch import launch
-from reinit.log import open_log, say_last_word
-from reinit.places import Places
-from reinit.session import STOPPED, Session, Stop, StoppedError
-
-FROM_PIPE: Final = "--from-pipe"
-NOTHING_LEFT: Final = "every run of this Job is in the store already"
+from reinit.stop import Stop
 
 
-class RankKilledError(Exception):
-    """A rank had no time to say why it ended."""
-
-
-def work_as_pod(session: Session, cells: tuple[Cell, ...], seeds: tuple[int, ...]) -> int:
-    """Every run of this pod that the store does not have yet.
-
-    Of several ranks the others do what the first says is left.
-    """
-    runs = runs_to_do(session, cells, seeds)
-    if not runs and os.environ.get("WORLD_SIZE", "1") == "1":
-        return session.done(NOTHING_LEFT)
-    worker = session.prepare(cells)
-    runs = worker.agree(runs)
-    session.expect([cells[number] for number, _ in runs])
-    for number, seed in runs:
-        session.run(cells[number], seed)
-    return session.done(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} finished")
-
-
-def runs_to_do(session: Session, cells: tuple[Cell, ...], seeds: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Number of the cell and seed of each run that the store lacks, after a check that it can be written to.
-
-    Of several ranks the first alone asks the store: two that asked for themselves could see different answers, and
-    train different seeds together without noticing.
-    """
-    if cells:
-        session.current = (cells[0].digest, None)
-    if not session.is_first:
-        return []
-    session.store.check()
-    done = [session.store.results(cell.digest).done for cell in cells]
-    runs = [(number, seed) for number in range(len(cells)) for seed in seeds if seed not in done[number]]
-    if runs:
-        session.current = (cells[runs[0][0]].digest, None)
-    return runs
-
-
-def work_as_ranks(session: Session, cells: tuple[Cell, ...], seeds: tuple[int, ...], ranks: int) -> int:
-    """Every run of this pod by several ranks, unless all are done. Each rank says and keeps its own last words."""
-    if not runs_to_do(session, cells, seeds):
-        return session.done(NOTHING_LEFT)
-    if session.stop.requested:
-        raise StoppedError
-    code = launch([sys.executable, "-m", "reinit"], ranks, os.environ, session.log.stream)
-    if code > 128 and code != STOPPED:
-        number = code - 128
-        cause = " (out of memory?)" if number == signal.SIGKILL else ""
-        return session.fail(RankKilledError(f"a rank was killed by signal {number}{cause}"), code)
-    if code in (STOPPED, TransientError.exit_code):
-        # A rank that failed so has said why, and the first word stands.
-        say_last_word("stopped by a signal")
-    return code
-
-
-def work_from_pipe(session: Session, lines: Iterator[str]) -> int:
-    """Runs from standard input: a first line with all cells, then one `[cell number, seed]` a line, until it closes."""
-    cells = known(CELLS.validate_json(next(lines)))
-    session.prepare(cells)
-    session.log.emit("ready", "loaded")
-    for line in lines:
-        number, seed = json.loads(line)
-        session.run(cells[number], seed)
-        session.log.emit("ready", "next")
-    return 0
-
-
-def work(session: Session) -> int:
-    """The work that the environment or the pipe asks for; the exit code where nothing went wrong in this process."""
-    if not session.is_pod:
-        return work_from_pipe(session, iter(sys.stdin.readline, ""))
-    if ranks := ranks_to_start(os.environ):
-        return work_as_ranks(session, *pod_runs(os.environ), ranks)
-    return work_as_pod(session, *pod_runs(os.environ))
-
-
-def main(arguments: list[str]) -> int:
-    """Run this process's work and return its exit code; whatever it is, the last act before it is to say why."""
-    log = open_log(is_first=os.environ.get("RANK", "0") == "0")
+def main() -> int:
+    """Listen, then import and run the program; its exit code."""
     stop = Stop()
     stop.listen()
-    try:
-        if "REINIT_STORE" not in os.environ:
-            raise SpecError("REINIT_STORE is not set", expected="file:///path or s3://bucket/prefix")
-        store = open_store(os.environ["REINIT_STORE"])
-        session = Session(store, Places.from_environment(), log, stop, is_pod=arguments != [FROM_PIPE])
-    except ReinitError as error:
-        log.emit("failed", str(error), exit_code=error.exit_code)
-        say_last_word(str(error))
-        return error.exit_code
-    try:
-        return work(session)
-    except StoppedError:
-        return session.stopped()
-    except ReinitError as error:
-        return session.fail(error, error.exit_code)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  not a known refusal, and a library that exits with 0 least
-        # Shown whole, since only the traceback says what to mend; in the log before the tail of it is kept.
-        traceback.print_exc()
-        return session.fail(error, 1)
+    from reinit.pod import main as run
+
+    return run(sys.argv[1:], stop)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

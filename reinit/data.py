@@ -13,14 +13,14 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.cell import canonical
-from jobs.errors import DataError
+from jobs.errors import DataError, SpecError
 from jobs.tasks import FolderSource, HubSource, PackageSource, Task
 from reinit.hubdata import described, each_row, open_splits
 from reinit.places import Places, find_package_file
@@ -115,8 +115,15 @@ def words(seed: int) -> list[int]:
 class Tokens:
     """Rows of one split as examples, tokenised when first asked for and kept."""
 
-    def __init__(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        """Tokenise `rows` to at most `max_length` tokens, the longer text of a pair cut first."""
+    def __init__(
+        self, rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int, vocabulary: int | None = None
+    ) -> None:
+        """Tokenise `rows` to at most `max_length` tokens, the longer text of a pair cut first.
+
+        Tokens at or beyond `vocabulary` are refused: the network has no embedding for them, and a GPU would end the
+        process with an assertion of its own.
+        """
+        self._vocabulary = vocabulary
         self._rows = rows
         self._tokenizer = tokenizer
         self._max_length = max_length
@@ -139,6 +146,14 @@ class Tokens:
                 return_attention_mask=False,
                 verbose=False,
             )
+            largest = max(max(ids, default=0) for ids in encoded["input_ids"])
+            if self._vocabulary is not None and largest >= self._vocabulary:
+                raise DataError(
+                    "the tokeniser makes tokens that the network does not know",
+                    expected=f"token ids below {self._vocabulary}, the size of its vocabulary",
+                    got=largest,
+                    remedy="use the tokeniser that the model was trained with",
+                )
             types = encoded.get("token_type_ids")
             for position, index in enumerate(missing):
                 self._examples[index] = Example(
@@ -164,13 +179,23 @@ class TaskTokens:
     """Of every text and label that was read."""
 
     @classmethod
-    def load(cls, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, places: Places) -> TaskTokens:
-        """Read and check the task's rows; tokens come when asked for."""
+    def load(
+        cls,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        places: Places,
+        vocabulary: int | None = None,
+    ) -> TaskTokens:
+        """Read and check the task's rows; tokens come when asked for, and are checked against the vocabulary's size."""
         rows = read_task(task, places)
         return cls(
             task,
-            Tokens(rows.train, tokenizer, max_length),
-            {split: Tokens(split_rows, tokenizer, max_length) for split, split_rows in rows.validation.items()},
+            Tokens(rows.train, tokenizer, max_length, vocabulary),
+            {
+                split: Tokens(split_rows, tokenizer, max_length, vocabulary)
+                for split, split_rows in rows.validation.items()
+            },
             rows.sha256,
         )
 
@@ -219,6 +244,12 @@ def _read_splits(task: Task, places: Places) -> tuple[Rows, dict[str, Rows]]:
 def _read_folder(task: Task, source: FolderSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
     folder = places.folder(source.name)
     files = [source.train, *(split for split in source.validation if split != source.train)]
+    if outside := [name for name in files if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
+        raise SpecError(
+            f"a file of task {task.name} leads out of its folder",
+            expected="a relative path without `..`",
+            got=outside[0],
+        )
     _check_revision(task, source.revision, folder_revision(folder, files), str(folder))
 
     def read(name: str) -> Rows:

@@ -41,6 +41,8 @@ def build_engine(
     """
     import deepspeed  # after the ranks have joined and chosen the accelerator
 
+    from reinit.restricted import RestrictedEngine
+
     optimiser = build_optimiser(groups, recipe)
     engine: DeepSpeedEngine
     engine, *_ = deepspeed.initialize(
@@ -50,6 +52,7 @@ def build_engine(
         config=engine_config(recipe, ranks.world_size),
         dist_init_required=False,
     )
+    engine.checkpoint_engine = RestrictedEngine()
     if ranks.world_size == 1:
         # With one rank the all-reduce only copies every gradient twice, a quarter of a CPU step.
         engine.enable_backward_allreduce = False

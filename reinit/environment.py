@@ -5,16 +5,21 @@ Law: every number and cell is checked before anything is done with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.cell import SCIENCE, Cell, Seed
-from jobs.errors import SpecError
+from jobs.errors import ConfigurationError, SpecError
 
 CELLS: Final = TypeAdapter(tuple[Cell, ...])
 SEEDS: Final = TypeAdapter(tuple[Seed, ...])
+
+CHECKPOINT_SECONDS: Final = 300.0
+"""Unless the site says otherwise."""
 
 
 def pod_runs(environment: Mapping[str, str]) -> tuple[tuple[Cell, ...], tuple[int, ...]]:
@@ -52,6 +57,19 @@ def ranks_to_start(environment: Mapping[str, str]) -> int:
         return 0
     gpus = _number(environment, "REINIT_GPUS")
     return gpus if gpus > 1 else 0
+
+
+def checkpoint_seconds(environment: Mapping[str, str]) -> float:
+    """Training between two checkpoints; 0 keeps none and resumes from none.
+
+    Raises:
+        ConfigurationError: REINIT_CHECKPOINT_SECONDS is not a number.
+    """
+    text = environment.get("REINIT_CHECKPOINT_SECONDS", str(CHECKPOINT_SECONDS))
+    with suppress(ValueError):
+        if math.isfinite(value := float(text)) and value >= 0:
+            return value
+    raise ConfigurationError("REINIT_CHECKPOINT_SECONDS is malformed", expected="seconds, 0 for none", got=repr(text))
 
 
 def _number(environment: Mapping[str, str], name: str, least: int = 0) -> int:

@@ -7,7 +7,7 @@ Law: metrics are GLUE's, computed by scikit-learn and scipy from the logits that
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -27,12 +27,26 @@ Logits = NDArray[np.float32]
 """[rows, classes], or [rows, 1] for a regression task; rows in the order of the data."""
 
 
-def predict(module: nn.Module, examples: Sequence[Example], pad_token: int, ranks: Ranks, *, bf16: bool) -> Logits:
-    """Logits of every example, dropout off; every rank takes every n-th batch and every rank gets all of them."""
+def predict(
+    module: nn.Module,
+    examples: Sequence[Example],
+    pad_token: int,
+    ranks: Ranks,
+    *,
+    bf16: bool,
+    on_scored: Callable[[float], None] = lambda _: None,
+) -> Logits:
+    """Logits of every example, dropout off; every rank takes every n-th batch and every rank gets all of them.
+
+    `on_scored` hears the share of batches that are done, on every rank at the same batch; it may raise to stop.
+    """
     module.eval()
     parts: list[tuple[list[int], Logits]] = []
+    batches = list(evaluation_batches(examples))
     with torch.inference_mode(), torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
-        for number, indices in enumerate(evaluation_batches(examples)):
+        for number, indices in enumerate(batches):
+            if number % ranks.world_size == 0:
+                on_scored(number / len(batches))
             if number % ranks.world_size == ranks.rank:
                 batch = collate([examples[index] for index in indices], pad_token).to(ranks.device)
                 parts.append((indices, module(**batch.inputs).logits.float().cpu().numpy()))

@@ -6,6 +6,7 @@ that a rank gave for a reason of its own. This process is PID 1 of a pod with se
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from types import FrameType
 from typing import Final, TextIO
 
 from jobs.errors import ConfigurationError, DataError, SpecError, TransientError
+from reinit.stop import SIGNALS, STOPPED, Stop, StoppedError
 
 POLL_SECONDS: Final = 0.1
 PATIENCE_SECONDS: Final = 20.0
@@ -23,8 +25,6 @@ PATIENCE_SECONDS: Final = 20.0
 
 REFUSALS: Final = (SpecError.exit_code, DataError.exit_code, ConfigurationError.exit_code)
 """Exit codes that speak for all ranks, whichever says so: trying again is no use."""
-STOPPED: Final = 143
-"""Exit code of a rank that was stopped after durable progress."""
 
 
 @dataclass
@@ -79,7 +79,9 @@ class Launch:
                 self.ended.append((rank, code))
 
 
-def launch(command: Sequence[str], ranks: int, environment: Mapping[str, str], stdout: TextIO) -> int:
+def launch(
+    command: Sequence[str], ranks: int, environment: Mapping[str, str], stdout: TextIO, stop: Stop | None = None
+) -> int:
     """Run `command` once a rank and return the exit code of them all.
 
     Args:
@@ -87,14 +89,26 @@ def launch(command: Sequence[str], ranks: int, environment: Mapping[str, str], s
         ranks: number of processes.
         environment: what each gets besides.
         stdout: where their standard output goes.
+        stop: what has listened to signals until now; from here on they are the ranks'.
 
     Raises:
+        StoppedError: a signal came before, so that nothing was started.
         TransientError: a process could not be started.
     """
     run = Launch([])
-    before = {number: signal.signal(number, run.on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, run.on_signal) for number in SIGNALS}
     try:
-        peers = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        if stop:
+            if stop.requested:
+                raise StoppedError
+            stop.hand_over()
+        # Each ends by itself where this process is killed.
+        peers = {
+            "REINIT_PARENT": str(os.getpid()),
+            "WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+        }
         for rank in range(ranks):
             own = {**environment, **peers, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             # A group of its own: a terminal's Ctrl-C would reach a rank twice, from the terminal and from here.

@@ -2,7 +2,7 @@
 
 Law: listening never stands between a writer and `kubectl logs`: no pipe, no thread, no file. Python's own streams are
 replaced by ones that also remember; what C code writes to the descriptors is in `kubectl logs` alone. No secret of the
-environment leaves in a tail or a last word.
+environment leaves in an event, in what Python writes, in a tail or a last word.
 """
 
 from __future__ import annotations
@@ -13,19 +13,26 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 from urllib.parse import quote
 
 from jobs.result import now
+from jobs.shown import SECRET_NAME, USER_IN_URL
 
 TAIL_BYTES: Final = 64 * 1024
 """Most that a tail holds; a log of progress, warnings and a traceback is far shorter."""
 
-SECRETS: Final = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN")
-"""Variables whose values are blotted out."""
+SECRET_FILES: Final = (
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "HF_TOKEN_PATH",
+    "REINIT_CHECKPOINT_KEY_FILE",
+)
+"""Variables that name files of secrets: AWS's are `key = value`, the others hold nothing but a token."""
 SHORTEST_SECRET: Final = 8
 """Fewer characters are no secret, and blotting them out would leave no text."""
 
@@ -84,8 +91,10 @@ class Heard(io.TextIOWrapper):
 
     def write(self, text: str, /) -> int:
         """Write through, and remember."""
-        self._tail.add(text)
-        return super().write(text)
+        told = redacted(text)
+        self._tail.add(told)
+        super().write(told)
+        return len(text)
 
 
 @dataclass
@@ -102,7 +111,7 @@ class Log:
         if not self.is_first and event not in EVERY_RANK:
             return
         # A lone surrogate, from a file name say, is no text that a reader of JSON accepts.
-        message = message.encode("utf-8", "replace").decode()
+        message = redacted(message.encode("utf-8", "replace").decode())
         line = json.dumps(
             {"time": now().isoformat(timespec="milliseconds"), "event": event, "message": message, **fields}
         )
@@ -126,13 +135,33 @@ def open_log(*, is_first: bool) -> Log:
 
 
 def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """`text` without the secrets of the environment, also as JSON and URLs write them."""
-    for name in SECRETS:
-        secret = environment.get(name, "").strip()
+    """`text` without the secrets of the environment, also as JSON and URLs write them, and without users in URLs."""
+    for name, secret in _secrets(environment):
         if len(secret) >= SHORTEST_SECRET:
             for form in {secret, json.dumps(secret)[1:-1], quote(secret, safe="")}:
                 text = text.replace(form, f"<{name}>")
-    return text
+    return USER_IN_URL.sub("//***@", text)
+
+
+def _secrets(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Name and value of each: of variables, of passwords in their URLs, and of the files that they name."""
+    for name, value in environment.items():
+        if SECRET_NAME.search(name):
+            yield name, value.strip()
+        elif user := USER_IN_URL.search(value):
+            yield name, user[0][2:-1].partition(":")[2]
+    for name in SECRET_FILES:
+        try:
+            lines = Path(environment[name]).read_text(encoding="utf-8").splitlines()
+        except (KeyError, OSError, ValueError):
+            # Not set, or not to be read by this process either: then it knows no secret of it.
+            continue
+        for line in lines:
+            key, equals, value = (part.strip() for part in line.partition("="))
+            if name != "AWS_SHARED_CREDENTIALS_FILE":
+                yield name, line.strip()
+            elif equals and SECRET_NAME.search(key):
+                yield name, value
 
 
 def say_last_word(reason: str) -> None:

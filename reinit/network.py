@@ -6,6 +6,7 @@ drawn afresh from the classifier stream, also where the checkpoint has one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import ERROR
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
@@ -22,7 +22,7 @@ from transformers.utils import logging
 from jobs.cell import Cell, Model, Permute, Probe, Recipe, Reinit
 from jobs.errors import DataError, SpecError
 from reinit.optimiser import Group, parameter_groups
-from reinit.places import Places, resolve_model
+from reinit.places import Places, check_files, resolve_model, weight_files
 from reinit.probe import ProbeNetwork
 from reinit.surgery import (
     Stack,
@@ -39,6 +39,10 @@ from reinit.surgery import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+_COUNTS: Final = ("num_labels", "num_hidden_layers", "n_layers", "n_layer")
+MOST_COUNTED: Final = 100_000
+"""Of classes or layers that a configuration may name; a cell has at most 1,000 layers."""
 
 _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spm.model")
 
@@ -92,6 +96,7 @@ class Network:
         folder = resolve_model(model, places)
         with _quiet():
             config = _read_config(folder, outputs, recipe.dropout)
+            _check_size(model, folder, config)
             network, missing = _read_network(folder, config)
         set_dropout(network, recipe.dropout)
         return cls(model, network, _fresh_parameters(folder, network, missing), outputs, recipe.dropout)
@@ -163,12 +168,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         DataError: the folder has none, or it cannot be read.
     """
+    check_files(folder)
     try:
         with _quiet():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # a stranger's file: the library in Rust raises nothing narrower
         raise DataError("the tokeniser cannot be read", where=str(folder), got=_first_line(error)) from error
     return tokenizer
 
@@ -193,14 +199,35 @@ def _checked_stack(model: Model, network: PreTrainedModel) -> Stack:
     return stack
 
 
-def _read_config(folder: Path, outputs: int, dropout: float) -> PreTrainedConfig:
-    """The checkpoint's configuration, with our head, our dropout, and a token that pads."""
+def vocabulary_of(folder: Path) -> int:
+    """How many tokens the network of a model folder has embeddings for.
+
+    Raises:
+        DataError: the folder's configuration cannot be read.
+    """
+    with _quiet():
+        return int(_configuration(folder).vocab_size)
+
+
+def _configuration(folder: Path) -> Any:
+    """The checkpoint's configuration as it is; no code that it names is run."""
+    check_files(folder)
     try:
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        # The library makes a list of each before anything could be compared with the weights.
+        if absurd := [name for name in _COUNTS if isinstance(said.get(name), int) and said[name] > MOST_COUNTED]:
+            raise ValueError(f"{absurd[0]} is {said[absurd[0]]:.3g}")
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a stranger's file: values of any type, nested to any depth
         raise DataError(
             "the model's configuration cannot be read", where=str(folder), got=_first_line(error)
         ) from error
+    return config
+
+
+def _read_config(folder: Path, outputs: int, dropout: float) -> PreTrainedConfig:
+    """The checkpoint's configuration, with our head, our dropout, and a token that pads."""
+    config = _configuration(folder)
     config.num_labels = outputs
     config.problem_type = "regression" if outputs == 1 else "single_label_classification"
     for name, value in config.to_dict().items():
@@ -230,15 +257,51 @@ def _pad_token(folder: Path, config: Any) -> int:
     )
 
 
-def _read_network(folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
-    """The network in float32, and the names that the checkpoint lacks."""
+def _kind_of(folder: Path, config: PreTrainedConfig) -> Any:
+    """The class of the network: one of the library's own, whatever `auto_map` says."""
     kinds: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     if type(config) not in kinds:
         raise SpecError(
             f"the library has no sequence classification for the architecture {config.model_type}",
             where=str(folder),
         )
-    kind: Any = kinds[type(config)]
+    return kinds[type(config)]
+
+
+def _check_size(model: Model, folder: Path, config: PreTrainedConfig) -> None:
+    """Refuse a configuration that declares more than the checkpoint holds, before memory is taken for it.
+
+    Every parameter takes a byte or more in the files; a head or a pooler that they lack is small against the slack that
+    their two or four bytes a parameter leave.
+    """
+    kind = _kind_of(folder, config)
+    declared = getattr(config, "num_hidden_layers", model.layers)
+    if declared != model.layers:
+        raise SpecError(
+            f"{model.name} has another depth than the study says",
+            expected=f"layers: {declared}",
+            got=f"layers: {model.layers}",
+        )
+    try:
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in kind(config).parameters())
+    except Exception as error:  # a stranger's numbers
+        raise DataError(
+            "the model's configuration describes no network", where=str(folder), got=_first_line(error)
+        ) from error
+    stored = sum(file.stat().st_size for file in weight_files(folder))
+    if parameters > stored:
+        raise DataError(
+            "the model's configuration declares more parameters than its weights can hold",
+            where=str(folder),
+            expected=f"at most {stored:,}, the bytes of its weights",
+            got=f"{parameters:,} parameters",
+        )
+
+
+def _read_network(folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
+    """The network in float32, and the names that the checkpoint lacks."""
+    kind = _kind_of(folder, config)
     try:
         # Loading draws what the checkpoint lacks from the global generator; it is drawn again in `prepare`.
         with torch.random.fork_rng(devices=[]):
@@ -253,7 +316,7 @@ def _read_network(folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedMod
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except Exception as error:  # a stranger's files: the library asserts, divides and looks up by what they say
         raise DataError("the model cannot be loaded", where=str(folder), got=_first_line(error)) from error
     mismatched = {name for name, *_ in report["mismatched_keys"]}
     return network, set(report["missing_keys"]) | mismatched
@@ -302,4 +365,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

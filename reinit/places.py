@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from jobs.cell import Model
 from jobs.errors import ConfigurationError, DataError, SpecError
@@ -33,6 +34,20 @@ WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 """Weights in one file, or the list of the files that they are spread over."""
 
+MOST_TEXT_BYTES: Final = 128 * 2**20
+"""Of a configuration, an index or a tokeniser; the largest in use, with 256,000 pieces, has a quarter of it."""
+
+_SHARD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors")
+"""A file beside the index: no folder, no link by name, nothing that a file system would not take."""
+
+
+class _Index(TypedDict):
+    """What is read of an index of weights."""
+
+    weight_map: dict[str, str]
+
+
+_WEIGHT_MAP: Final = TypeAdapter(_Index)
 _FOLDERS: Final = TypeAdapter(dict[str, Path])
 _HUB_FILES: Final = ["*.safetensors", "*.json", "*.txt", "*.model"]
 """Weights, configuration and tokeniser; never a pickle or another framework's copy of the weights."""
@@ -185,6 +200,24 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
+def check_files(folder: Path) -> None:
+    """Refuse files that are read whole, and parsed, before anything is known of them, when they are absurdly large.
+
+    Raises:
+        DataError: one is.
+    """
+    for file in sorted(folder.iterdir()):
+        if file.suffix in {".json", ".txt", ".model", ".jinja"} and file.is_file():
+            size = file.stat().st_size
+            if size > MOST_TEXT_BYTES:
+                raise DataError(
+                    "a file of a model is too large to be what its name says",
+                    where=str(file),
+                    expected=f"at most {MOST_TEXT_BYTES:,} bytes",
+                    got=f"{size:,} bytes",
+                )
+
+
 def find_package_file(distribution: str, file: str) -> Path:
     """The path of a file of an installed distribution, which is never imported.
 
@@ -266,17 +299,18 @@ def _expect(model: Model, got: str, folder: Path) -> None:
 
 def _indexed_files(folder: Path) -> list[Path]:
     path = folder / INDEX
+    check_files(folder)
     try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(_WEIGHT_MAP.validate_json(path.read_bytes())["weight_map"].values()))
+    except (OSError, ValidationError) as error:
         raise DataError(
             "an index of weights cannot be read",
             where=str(path),
             expected='{"weight_map": {"parameter": "file.safetensors"}}',
-            got=str(error),
+            got=type(error).__name__,
         ) from error
-    strange = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
-    missing = [name for name in names if not (folder / name).is_file()]
+    strange = [name for name in names if not _SHARD.fullmatch(name)]
+    missing = [] if strange else [name for name in names if not (folder / name).is_file()]
     if strange or missing or not names:
         raise DataError(
             "an index of weights does not name safetensors files beside it",

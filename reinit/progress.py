@@ -42,6 +42,7 @@ class Progress:
         self._clock = clock
         self._runs, self._runs_done = len(plan), 0
         self._steps, self._steps_done = sum(cell.steps for cell in plan), 0
+        self._resumed = 0
         self._first: float | None = None
         self._run: tuple[Cell, int]
         self._said_at, self._said_step = 0.0, 0
@@ -56,6 +57,11 @@ class Progress:
             self._steps += cell.steps
         return Said(f"{self._name}, {cell.steps:,} steps", {**self._fields, "steps": cell.steps})
 
+    def resume(self, step: int) -> None:
+        """The run in progress goes on after so many steps, which this process did not do."""
+        self._said_at, self._said_step = self._clock(), step
+        self._resumed += step
+
     def step(self, step: int, loss: float) -> Said | None:
         """After `step` steps of the run: what to say, None where the last word is too fresh, or before the first."""
         now, (cell, _) = self._clock(), self._run
@@ -65,7 +71,7 @@ class Progress:
         self._said_at, self._said_step = now, step
         done = self._steps_done + step
         # Over all that went by, so that the scoring of runs to come is in it.
-        left = (now - self._first) / done * (self._steps - done)
+        left = (now - self._first) / (done - self._resumed) * (self._steps - done)
         pace = f"{rate:,.1f} steps a second" if rate >= 1 else f"{1 / rate:,.1f} s a step"
         numbers = {"step": step, "steps": cell.steps, "loss": loss}
         estimates = {"steps_per_second": round(rate, 4), "left_seconds": round(left)}

@@ -1,15 +1,18 @@
 """Processes and devices: which rank this is, on which device, with how many threads.
 
 Law: joined once per process and before any engine. One process per GPU, started by `reinit.launch`, which sets RANK,
-LOCAL_RANK and WORLD_SIZE; without them this process is the only rank and opens no port.
+LOCAL_RANK and WORLD_SIZE; without them this process is the only rank and opens no port. What a GPU fails in is told
+apart from what a program does wrong.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 # A GPU's matrix library reads this when it is first used; deterministic algorithms need it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -22,6 +25,14 @@ from jobs.errors import ConfigurationError, TransientError
 
 T = TypeVar("T")
 
+SHARED: Final = 0.05
+"""Of a GPU's memory: what others must hold for it to be their doing that ours ran out. A process's context is less."""
+
+DEVICE: Final = ("CUDA error", "NCCL error", "NCCL communicator was aborted")
+"""How errors of a GPU, of a link or of a peer begin."""
+PROGRAM: Final = ("device-side assert", "illegal memory access", "misaligned address", "invalid argument")
+"""Those among them that come of what a kernel was given: the same again on another node."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -30,6 +41,8 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    sharers: int = 1
+    """Processes that this one shares its GPU with, itself counted: each is charged its part of the time."""
 
     @property
     def is_first(self) -> bool:
@@ -46,11 +59,15 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:  # noqa: FBT001  a predicate over ranks, not an option
         """Whether `flag` is true on some rank; every rank must ask at the same step."""
+        return bool(self.most(int(flag)))
+
+    def most(self, number: int) -> int:
+        """The largest `number` of any rank; every rank must ask at the same step."""
         if self.world_size == 1:
-            return flag
-        votes = torch.tensor([int(flag)], device=self.device)
+            return number
+        votes = torch.tensor([number], device=self.device)
         torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
-        return bool(votes.item())
+        return int(votes.item())
 
 
 @functools.cache
@@ -86,7 +103,7 @@ def join_ranks() -> Ranks:
         else:
             torch.distributed.init_process_group(backend, init_method="env://")
     _join_deepspeed(backend="nccl" if gpu else "gloo")
-    return Ranks(rank, world_size, device)
+    return Ranks(rank, world_size, device, int(os.environ.get("REINIT_GPU_SHARERS", "1")))
 
 
 def _use_gpu(promised: str | None) -> bool:
@@ -121,6 +138,46 @@ def _join_deepspeed(backend: str) -> None:
     # image need not have). gloo does the same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+@contextmanager
+def gpu_faults() -> Iterator[None]:
+    """Give what the GPU or its driver fails in inside this block the class that says whether to try again.
+
+    Raises:
+        TransientError: an error of the GPU, or its memory is taken by other processes.
+        ConfigurationError: the run alone needs more memory than the GPU has.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(error) from error
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if not reason.startswith(DEVICE) or any(each in reason for each in PROGRAM):
+            raise
+        raise TransientError(
+            "the GPU failed", got=reason, remedy="look at the node: dmesg for Xid, nvidia-smi -q for ECC errors"
+        ) from error
+
+
+def _out_of_memory(error: torch.OutOfMemoryError) -> TransientError | ConfigurationError:
+    free, total = torch.cuda.mem_get_info()
+    ours = torch.cuda.memory_reserved()
+    others = total - free - ours
+    reason = str(error).partition("\n")[0]
+    if others > SHARED * total:
+        return TransientError(
+            "the GPU's memory is taken by other processes",
+            expected=f"{total / 1e9:.1f} GB for this process alone",
+            got=f"{others / 1e9:.1f} GB taken by others, {ours / 1e9:.1f} GB by this process; {reason}",
+            remedy="fewer workers on this GPU",
+        )
+    return ConfigurationError(
+        "the run needs more memory than the GPU has",
+        got=f"{ours / 1e9:.1f} of {total / 1e9:.1f} GB in use; {reason}",
+        remedy="a GPU with more memory, several GPUs, or a shorter max_length",
+    )
 
 
 def device_model(device: torch.device) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ from reinit.ranks import Ranks
 from reinit.train import DivergedError, OnStep, train
 
 if TYPE_CHECKING:
+    from reinit.checkpoint import Keeper
     from reinit.probe import ProbeNetwork
 
 
@@ -36,6 +37,22 @@ class Outcome:
     predictions: bytes | None
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a run: with what it is made, who hears of it, and who keeps where it is."""
+
+    provenance: Provenance
+    on_step: OnStep
+    keeper: Keeper | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Of the run so far, with what earlier attempts spent on the way to where this one began."""
+        earlier = self.keeper.earlier_seconds if self.keeper else 0.0
+        return earlier + time.perf_counter() - self.started
+
+
 def run_cell(
     cell: Cell,
     seed: int,
@@ -43,32 +60,30 @@ def run_cell(
     tokens: TaskTokens,
     features: FeatureCache,
     ranks: Ranks,
-    provenance: Provenance,
-    on_step: OnStep,
+    attempt: Attempt,
 ) -> Outcome:
-    """One run, from a pristine network to scores.
+    """One run, from a pristine network or its last checkpoint to scores.
 
     Raises:
         ReinitError: the cell cannot be run: see `Network.prepare`.
+        StoppedError: a signal came.
     """
-    started = time.perf_counter()
     examples = tokens.subset(cell.size, seed)
     try:
         if isinstance(cell.treatment, Probe):
-            train_loss, logits = _probe(cell, seed, examples, network, tokens, features, ranks, on_step)
+            train_loss, logits = _probe(cell, seed, examples, network, tokens, features, ranks, attempt.on_step)
         else:
-            network.prepare(cell, seed)
-            train_loss = train(network, examples, cell, seed, ranks, on_step)
-            logits = _predict(cell, network, tokens, ranks)
+            train_loss = _finetune(cell, seed, examples, network, ranks, attempt)
+            logits = _predict(cell, network, tokens, ranks, attempt.keeper)
         _check_finite(cell, logits)
     except DivergedError as error:
         loss: Literal["nan", "inf", "-inf"] = "nan" if math.isnan(error.loss) else "inf" if error.loss > 0 else "-inf"
-        about = _about(cell, seed, ranks, provenance, started)
+        about = _about(cell, seed, ranks, attempt)
         return Outcome(DivergedRun(**about, diverged_step=error.step, loss=loss), None)
     predictions = encode_predictions(logits)
     labels = {split: [example.label for example in rows] for split, rows in tokens.scored.items()}
     result = RunResult(
-        **_about(cell, seed, ranks, provenance, started),
+        **_about(cell, seed, ranks, attempt),
         metrics={
             f"{split}/{metric}": value
             for split, values in logits.items()
@@ -81,6 +96,21 @@ def run_cell(
         predictions=hashlib.sha256(predictions).hexdigest(),
     )
     return Outcome(result, predictions)
+
+
+def _finetune(
+    cell: Cell, seed: int, examples: list[Example], network: Network, ranks: Ranks, attempt: Attempt
+) -> float:
+    """Train the network, and return the training loss."""
+    from reinit.checkpoint import UnusableError
+
+    while True:
+        network.prepare(cell, seed)
+        try:
+            return train(network, examples, cell, seed, ranks, attempt.on_step, attempt.keeper)
+        except UnusableError:
+            # The keeper passes over it from now on, so that this ends.
+            continue
 
 
 def _probe(
@@ -117,10 +147,15 @@ def _probe(
     return loss, {split: classifier.logits(rows, bf16=bf16) for split, rows in scored.items()}
 
 
-def _predict(cell: Cell, network: Network, tokens: TaskTokens, ranks: Ranks) -> dict[str, Logits]:
+def _predict(
+    cell: Cell, network: Network, tokens: TaskTokens, ranks: Ranks, keeper: Keeper | None = None
+) -> dict[str, Logits]:
     bf16 = cell.recipe.precision == "bf16"
+    more = {"on_scored": keeper.scored} if keeper else {}
+    if keeper:
+        keeper.scores()
     return {
-        split: predict(network.module, examples, network.pad_token, ranks, bf16=bf16)
+        split: predict(network.module, examples, network.pad_token, ranks, bf16=bf16, **more)
         for split, examples in tokens.scored.items()
     }
 
@@ -131,15 +166,15 @@ def _check_finite(cell: Cell, logits: dict[str, Logits]) -> None:
         raise DivergedError(cell.steps, math.nan)
 
 
-def _about(cell: Cell, seed: int, ranks: Ranks, provenance: Provenance, started: float) -> dict[str, Any]:
+def _about(cell: Cell, seed: int, ranks: Ranks, attempt: Attempt) -> dict[str, Any]:
     """The fields that every kind of result has."""
-    seconds = time.perf_counter() - started
+    seconds = attempt.seconds
     return {
         "cell": cell,
         "digest": cell.digest,
         "seed": seed,
         "wall_seconds": seconds,
-        "gpu_seconds": seconds * ranks.world_size if ranks.device.type == "cuda" else 0.0,
+        "gpu_seconds": seconds * ranks.world_size / ranks.sharers if ranks.device.type == "cuda" else 0.0,
         "finished_at": now(),
-        "provenance": provenance,
+        "provenance": attempt.provenance,
     }

@@ -11,65 +11,35 @@ of the run that failed, and only then. Of several ranks the first keeps its log,
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from jobs.cell import Cell
+from jobs.cell import Cell, Probe
+from jobs.checkpoints import Checkpoints
 from jobs.errors import ConfigurationError, ReinitError, TransientError
+from jobs.outbox import Outbox
 from jobs.result import Failure, now
 from jobs.store import Store
+from reinit.environment import checkpoint_seconds
 from reinit.log import Log, redacted, say_last_word
 from reinit.places import Places
 from reinit.progress import PIPE_SECONDS, POD_SECONDS, Progress
+from reinit.stop import Stop, StoppedError
 
 if TYPE_CHECKING:
+    from reinit.checkpoint import Keeper
     from reinit.worker import Worker
 
-STOPPED: Final = 143
-"""Exit code after SIGTERM, 128 + 15."""
+_KEEP, _STOP = 1, 2
+"""Votes of a rank after a step: keep a checkpoint, or end; the largest of all ranks counts."""
 
 KEEP_SECONDS: Final = 15.0
 """What the last act may take: less than a launcher waits for the peers of a rank that has ended."""
-
-
-class StoppedError(Exception):
-    """SIGTERM or SIGINT came; the run in progress is given up at a step boundary."""
-
-
-@dataclass
-class Stop:
-    """Whether a signal asked this process to end."""
-
-    requested: bool = False
-    has_progress: bool = False
-    """Whether anything of this process's work outlives it."""
-
-    def listen(self) -> None:
-        """Take SIGTERM and SIGINT; a second one ends the process at once."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def ignore(self) -> None:
-        """The exit code is decided; a signal would only change it."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-
-    @property
-    def exit_code(self) -> int:
-        """Only progress that outlives this pod makes a stop free of charge; see the manifest's podFailurePolicy."""
-        return STOPPED if self.has_progress else TransientError.exit_code
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self.requested:
-            os._exit(self.exit_code)
-        self.requested = True
 
 
 @dataclass
@@ -80,6 +50,8 @@ class Session:
     places: Places
     log: Log
     stop: Stop
+    outbox: Outbox
+    """What the store would not take so far."""
     is_pod: bool = True
     """Whether the environment says what to run; else a pipe does."""
     current: tuple[str, int | None] = ("", None)
@@ -88,6 +60,8 @@ class Session:
     """Digests of the cells that a run was begun of, in order."""
     _progress: Progress = field(default_factory=lambda: Progress(PIPE_SECONDS), repr=False)
     _worker: Worker | None = field(default=None, repr=False)
+    _checkpoints: Checkpoints | None = field(default=None, repr=False)
+    _checkpoint_seconds: float = 0.0
 
     @property
     def is_first(self) -> bool:
@@ -101,6 +75,10 @@ class Session:
             ReinitError: a task, model or device is not as the cells need it.
             StoppedError: a signal came.
         """
+        if self.stop.requested:
+            raise StoppedError
+        self._checkpoint_seconds = checkpoint_seconds(os.environ)
+        self._checkpoints = self.store.checkpoints()
         self.log.emit("loading", "libraries, rows and weights")
         if threads := os.environ.get("REINIT_THREADS"):
             # Read by OpenMP when torch is imported.
@@ -111,6 +89,9 @@ class Session:
             remedy = "pip install 'partial-reinit[train]'"
             raise ConfigurationError("a library is missing", got=error.name, remedy=remedy) from error
 
+        # Seconds have gone by, and the peers of a rank have heard the same.
+        if self.stop.requested:
+            raise StoppedError
         self._worker = Worker(self.places)
         self._worker.check(cells)
         if self._worker.any_rank(self.stop.requested):
@@ -122,10 +103,10 @@ class Session:
         self._progress = Progress(POD_SECONDS, plan)
 
     def run(self, cell: Cell, seed: int) -> None:
-        """One run, from start to a verified object in the store.
+        """One run, from start to a verified object in the store, or in the outbox.
 
         Raises:
-            StoppedError: a signal came; nothing of this run is kept.
+            StoppedError: a signal came; of this run at most a checkpoint is kept.
             ReinitError: the run failed; the caller records it.
         """
         worker = self._worker
@@ -133,33 +114,59 @@ class Session:
             raise RuntimeError("prepare() comes before run()")
         if worker.any_rank(self.stop.requested):
             raise StoppedError
+        self.stop.is_busy = True
         self.current = (cell.digest, seed)
         self.begun[cell.digest] = None
         said = self._progress.begin(cell, seed)
         self.log.emit("started", said.message, **said.fields)
 
-        def on_step(step: int, loss: float) -> None:
-            if worker.any_rank(self.stop.requested):
-                raise StoppedError
+        keeper = None if isinstance(cell.treatment, Probe) else self._keeper()
+
+        def on_step(step: int, loss: float) -> bool:
+            if keeper:
+                keeper.stepped(step)
+            is_due = self.is_first and keeper is not None and keeper.is_due()
+            # One vote for both: it costs each step a message between the ranks.
+            wish = worker.most(_STOP if self.stop.requested else _KEEP if is_due else 0)
             if said := self._progress.step(step, loss):
                 self.log.emit("step", said.message, **said.fields)
+            if wish == _STOP:
+                raise StoppedError
+            return wish == _KEEP
 
-        outcome = worker.run(cell, seed, on_step)
+        outcome = worker.run(cell, seed, on_step, keeper)
+        is_kept = False
         if self.is_first:
-            self.store.put(outcome.result, outcome.predictions)
+            self.log.emit("uploading", "sending the result")
+            is_kept = self.outbox.put(outcome.result, outcome.predictions)
+            if keeper and is_kept:
+                keeper.clear()
         # The other ranks go on, and count the run as kept, when the first says so.
-        worker.any_rank(False)
-        self.stop.has_progress = True
+        is_kept = worker.any_rank(is_kept)
+        self.stop.has_progress |= is_kept
         self._progress.end()
         result = outcome.result
         score = f"{cell.task.headline} {result.score:.4f}" if result.status == "done" else "diverged"
         self.log.emit(
             "finished",
-            f"{cell.name} seed {seed}: {score} in {result.wall_seconds:.1f} s",
+            f"{cell.name} seed {seed}: {score} in {result.wall_seconds:.1f} s{'' if is_kept else ', held'}",
             digest=cell.digest,
             seed=seed,
             status=result.status,
         )
+
+    def _keeper(self) -> Keeper:
+        """Of the checkpoints of one run."""
+        from reinit.checkpoint import Keeper
+
+        def emit(event: str, message: str, **fields: Any) -> None:
+            if event == "resumed":
+                self._progress.resume(fields["step"])
+            self.log.emit(event, message, **fields)
+
+        if self._checkpoints is None:
+            raise RuntimeError("prepare() comes before run()")
+        return Keeper(self._checkpoints, self.stop, emit, self._checkpoint_seconds)
 
     def done(self, message: str) -> int:
         """All work of a pod is done."""
@@ -171,8 +178,12 @@ class Session:
 
     def stopped(self) -> int:
         """A signal ended the work."""
+        if not self.outbox.is_empty:
+            error = self.outbox.error()
+            return self.fail(error, error.exit_code)
         kept = "with" if self.stop.has_progress else "without"
-        self.log.emit("stopped", f"stopped by a signal {kept} a finished run", exit_code=self.stop.exit_code)
+        message = f"stopped by a signal {kept} a finished run or a checkpoint"
+        self.log.emit("stopped", message, exit_code=self.stop.exit_code)
         if os.environ.get("WORLD_SIZE", "1") == "1":
             # A rank is also stopped because another failed, whose word it is then; the launcher speaks for all.
             say_last_word("stopped by a signal")
@@ -181,7 +192,12 @@ class Session:
         return self.stop.exit_code
 
     def fail(self, error: BaseException, exit_code: int) -> int:
-        """Say why this process ends: to the log, to Kubernetes, to the store."""
+        """Say why this process ends: to the log, to Kubernetes, to the store; finished runs are sent before."""
+        try:
+            self.outbox.deliver()
+        except TransientError as held:
+            if str(held) != str(error):
+                self.log.emit("held", str(held))
         reason = str(error) or type(error).__name__
         digest, seed = self.current
         self.log.emit("failed", reason, exit_code=exit_code, digest=digest or None, seed=seed)
@@ -204,7 +220,7 @@ class Session:
 
     def _keep(self, record: Callable[[], object] | None) -> None:
         """The last act: a failure's record, then the log's tail, within `KEEP_SECONDS`."""
-        self.stop.ignore()
+        self.stop.claim()
         text = self.log.tail.text()
         digest, _ = self.current
         digests = tuple(self.begun) if self.begun and self.is_pod else (digest,) if digest else ()

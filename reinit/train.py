@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,13 +21,17 @@ from reinit.data import Example
 from reinit.engine import build_engine, close_engine
 from reinit.network import Network
 from reinit.ranks import Ranks
+from reinit.stop import StoppedError
 from reinit.streams import stream_seed
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
-OnStep = Callable[[int, float], None]
-"""Called after each optimiser step with the number of steps done and the step's loss; may raise to stop the run.
+    from reinit.checkpoint import Keeper
+
+OnStep = Callable[[int, float], bool | None]
+"""Called after each optimiser step with the number of steps done and the step's loss; may raise to stop the run, and
+says whether a checkpoint is to be kept now: the same on every rank.
 
 Where time passes without a step it may also be called with 0 and NaN."""
 
@@ -41,14 +46,24 @@ class DivergedError(Exception):
         self.loss = loss
 
 
-def train(network: Network, examples: Sequence[Example], cell: Cell, seed: int, ranks: Ranks, on_step: OnStep) -> float:
-    """Train the prepared network in place.
+def train(
+    network: Network,
+    examples: Sequence[Example],
+    cell: Cell,
+    seed: int,
+    ranks: Ranks,
+    on_step: OnStep,
+    keeper: Keeper | None = None,
+) -> float:
+    """Train the prepared network in place, from the keeper's last checkpoint on if there is one.
 
     Returns:
         The mean loss over the steps of the last epoch.
 
     Raises:
         DivergedError: a loss is not finite.
+        StoppedError: a signal came; the keeper was asked to keep where the run is.
+        UnusableError: a checkpoint could not be loaded; the network has to be prepared again.
     """
     recipe, task = cell.recipe, cell.task
     steps = recipe.steps(len(examples))
@@ -56,10 +71,17 @@ def train(network: Network, examples: Sequence[Example], cell: Cell, seed: int, 
     try:
         engine.train()
         torch.manual_seed(stream_seed(seed, "dropout", ranks.rank))
-        losses: list[float] = []
-        for step, batch in enumerate(training_batches(examples, recipe, seed)):
+        losses = keeper.resume(engine) if keeper else []
+        for step, batch in islice(enumerate(training_batches(examples, recipe, seed)), len(losses), None):
             losses.append(_step(engine, network, batch, ranks, step, regression=task.labels is None))
-            on_step(step + 1, losses[-1])
+            try:
+                is_due = on_step(step + 1, losses[-1])
+            except StoppedError:
+                if keeper:
+                    keeper.save(engine, losses)
+                raise
+            if keeper and is_due:
+                keeper.save(engine, losses)
     finally:
         close_engine(engine)
     last_epoch = min(steps, -(-len(examples) // recipe.batch_size))

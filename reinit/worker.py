@@ -11,17 +11,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from jobs.cell import Cell, Probe, canonical
+from jobs.checkpoints import Binding
 from jobs.errors import SpecError
 from reinit.data import TaskTokens
 from reinit.engine import engine_config
 from reinit.features import FeatureCache
-from reinit.network import Network, load_tokenizer
+from reinit.network import Network, load_tokenizer, vocabulary_of
 from reinit.places import Places, resolve_model, weights_sha256
 from reinit.provenance import code_commit, read_provenance
-from reinit.ranks import join_ranks
-from reinit.run import Outcome, run_cell
+from reinit.ranks import gpu_faults, join_ranks
+from reinit.run import Attempt, Outcome, run_cell
 
 if TYPE_CHECKING:
+    from reinit.checkpoint import Keeper
     from reinit.train import OnStep
 
 T = TypeVar("T")
@@ -33,7 +35,8 @@ class Worker:
     def __init__(self, places: Places) -> None:
         """Join the ranks; nothing is loaded before a cell asks for it."""
         self._places = places
-        self._ranks = join_ranks()
+        with gpu_faults():
+            self._ranks = join_ranks()
         code_commit()
         # The libraries' half million objects never die: leave them out of every collection to come.
         gc.freeze()
@@ -48,6 +51,10 @@ class Worker:
     def any_rank(self, flag: bool) -> bool:  # noqa: FBT001  a vote, not an option
         """Whether `flag` is true on some rank; every rank must ask at the same step."""
         return self._ranks.any(flag)
+
+    def most(self, number: int) -> int:
+        """The largest `number` of any rank; every rank must ask at the same step."""
+        return self._ranks.most(number)
 
     def check(self, cells: Iterable[Cell]) -> None:
         """Read every task's rows, load every model and try every kind of treatment, so that nothing fails later.
@@ -67,28 +74,40 @@ class Worker:
             key = canonical([alike, cell.model.model_dump(), cell.task.outputs, cell.recipe.dropout])
             if key not in tried:
                 tried.add(key)
-                self._network_of(cell).prepare(cell, seed=0)
+                with gpu_faults():
+                    self._network_of(cell).prepare(cell, seed=0)
 
-    def run(self, cell: Cell, seed: int, on_step: OnStep) -> Outcome:
-        """One run; `on_step` hears of every optimiser step and may raise to stop between two."""
+    def run(self, cell: Cell, seed: int, on_step: OnStep, keeper: Keeper | None = None) -> Outcome:
+        """One run; `on_step` hears of every optimiser step and may raise to stop between two.
+
+        A probe needs no keeper: the passes of the network take most of its time, and leave nothing to go on from.
+        """
         # An engine refers to itself, so that the one before, with its optimiser's state, waits to be collected.
         gc.collect()
-        tokens, network = self._tokens_of(cell), self._network_of(cell)
-        folder = resolve_model(cell.model, self._places)
-        provenance = read_provenance(cell, self._ranks, weights_sha256(folder), tokens.rows_sha256)
-        return run_cell(cell, seed, network, tokens, self._features, self._ranks, provenance, on_step)
+        with gpu_faults():
+            tokens, network = self._tokens_of(cell), self._network_of(cell)
+            folder = resolve_model(cell.model, self._places)
+            provenance = read_provenance(cell, self._ranks, weights_sha256(folder), tokens.rows_sha256)
+            if keeper:
+                binding = Binding(digest=cell.digest, seed=seed, numerics=provenance.numerics, steps=cell.steps)
+                keeper.begin(binding, self._ranks)
+            attempt = Attempt(provenance, on_step, keeper)
+            return run_cell(cell, seed, network, tokens, self._features, self._ranks, attempt)
 
     def _tokens_of(self, cell: Cell) -> TaskTokens:
         key = canonical([cell.task.model_dump(), cell.model.model_dump(), cell.recipe.max_length])
         if key not in self._tokens:
-            tokenizer = load_tokenizer(resolve_model(cell.model, self._places))
+            folder = resolve_model(cell.model, self._places)
+            tokenizer = load_tokenizer(folder)
             if cell.recipe.max_length > tokenizer.model_max_length:
                 raise SpecError(
                     f"max_length is more than {cell.model.name} can read",
                     expected=f"at most {tokenizer.model_max_length} tokens",
                     got=cell.recipe.max_length,
                 )
-            self._tokens[key] = TaskTokens.load(cell.task, tokenizer, cell.recipe.max_length, self._places)
+            self._tokens[key] = TaskTokens.load(
+                cell.task, tokenizer, cell.recipe.max_length, self._places, vocabulary_of(folder)
+            )
         return self._tokens[key]
 
     def _network_of(self, cell: Cell) -> Network:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,24 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 TOKEN = "a-token-of-the-tests"
+ROLE = Path(__file__).parents[1] / "k8s" / "base" / "submitter.yaml"
+
+
+@lru_cache(maxsize=1)
+def granted() -> frozenset[tuple[str, str]]:
+    """Resource and verb of everything that the shipped role allows."""
+    rules = yaml.safe_load(ROLE.read_text(encoding="utf-8"))["rules"]
+    return frozenset((kind, verb) for rule in rules for kind in rule["resources"] for verb in rule["verbs"])
+
+
+def allowed(method: str, path: str) -> bool:
+    """Whether a holder of the shipped role may: this server enforces it in every test."""
+    kind, *rest = path.partition("/namespaces/")[2].split("/")[1:]
+    resource = "/".join([kind, *rest[1:]])
+    single = {"GET": ("get",), "PATCH": ("patch", "create"), "DELETE": ("delete",), "POST": ("create",)}
+    plural = {"GET": ("list",), "POST": ("create",), "DELETE": ("deletecollection",)}
+    verbs = (single if rest else plural).get(method, ("none",))
+    return all((resource, verb) in granted() for verb in verbs)
 
 
 @dataclass
@@ -165,11 +184,12 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(0.002)
             if fault is None or fault.status < 0:
                 authorised = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-                status, value = (
-                    cluster.answer(self.command, url.path, query, body)
-                    if authorised
-                    else _status(401, "Unauthorized", "Unauthorized")
-                )
+                if not authorised:
+                    status, value = _status(401, "Unauthorized", "Unauthorized")
+                elif not allowed(self.command, url.path):
+                    status, value = _status(403, "Forbidden", f"{self.command} {url.path} is not in the role")
+                else:
+                    status, value = cluster.answer(self.command, url.path, query, body)
                 if fault is None:
                     warning = {"Warning": f'299 - "{cluster.warning}"'} if cluster.warning else {}
                     self._send(status, value, warning)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,7 +96,9 @@ def wait_for_a_write(client: "S3Client", process: subprocess.Popen[bytes], log: 
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            client.create_bucket(Bucket="ready")
+            # One that was killed has it.
+            with suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+                client.create_bucket(Bucket="ready")
             client.put_object(Bucket="ready", Key="ready", Body=b"ready")
         except (BotoCoreError, ClientError) as error:
             if process.poll() is not None or time.monotonic() > deadline:
@@ -106,30 +108,55 @@ def wait_for_a_write(client: "S3Client", process: subprocess.Popen[bytes], log: 
             return
 
 
+class Weed:
+    """A server process, which may be killed and started again: what it has on its disk stays."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "weed.log"
+        self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        endpoint = f"http://127.0.0.1:{self.ports['-s3.port']}"
+        self.server = S3Server(endpoint, connect(endpoint))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when the server takes writes."""
+        weed = Path(sys.executable).with_name("weed")
+        flags = [*FLAGS, *(f"{flag}={port}" for flag, port in self.ports.items())]
+        environment = os.environ | {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [str(weed), "mini", f"-dir={self.folder}", *flags],
+                env=environment, cwd=self.folder, stdout=output, stderr=output,
+            )  # fmt: skip
+        wait_for_a_write(self.server.client, self._process, self.log)
+
+    def kill(self) -> None:
+        """With SIGKILL, at whatever it is."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """For good: nothing is left behind."""
+        self.server.client.close()
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        # The server's own Unix sockets, one for each of its ports.
+        for port in self.ports.values():
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The server of this test process; pytest-xdist's workers have one each."""
-    weed = Path(sys.executable).with_name("weed")
-    folder = tmp_path_factory.mktemp("s3")
-    log = folder / "weed.log"
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    command = [str(weed), "mini", f"-dir={folder}", *FLAGS, *(f"{flag}={port}" for flag, port in ports.items())]
-    environment = os.environ | {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=output, stderr=output)
+    weed = Weed(tmp_path_factory.mktemp("s3"))
     try:
-        server = S3Server(f"http://127.0.0.1:{ports['-s3.port']}", connect(f"http://127.0.0.1:{ports['-s3.port']}"))
-        wait_for_a_write(server.client, process, log)
-        yield server
-        server.client.close()
+        weed.start()
+        yield weed.server
     finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-        # The server's own Unix sockets, one for each of its ports.
-        for port in ports.values():
-            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                left.unlink(missing_ok=True)
+        weed.close()
 
 
 @pytest.fixture

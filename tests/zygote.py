@@ -135,9 +135,12 @@ def _run(program: Program, arguments: list[str], environment: dict[str, str], de
 
 def _main(program: Program, arguments: list[str]) -> int:
     if program == "pod":
-        from reinit.__main__ import main
+        from reinit.pod import main
+        from reinit.stop import Stop
 
-        return main(arguments)
+        stop = Stop()
+        stop.listen()
+        return main(arguments, stop)
     import jobs.cli
 
     # In this process alone, and for the one thing that it starts: the workers of `jobs.local`.
@@ -148,7 +151,7 @@ def _main(program: Program, arguments: list[str]) -> int:
 
 def serve(address: str) -> NoReturn:
     """Import, listen, fork."""
-    import reinit.__main__
+    import reinit.pod
     import reinit.worker  # noqa: F401  and with it torch, transformers and deepspeed
 
     waiting: dict[int, socket.socket] = {}

@@ -99,6 +99,32 @@ def test_the_same_share_at_every_seed_is_one_point_and_decides_nothing() -> None
     assert (apart.above(-0.1), apart.below(0.1)) == (1, 1)
 
 
+def test_it_says_that_it_is_one_point_and_where_a_part_is_no_share_at_all() -> None:
+    point = share([0.2, 0.1, 0.15], [0.4, 0.2, 0.3]).interval
+    assert point.note == "the same share at every seed: one point"
+    assert point.mean == point.low == point.high
+    assert share(PARTS, GAINS).interval.note == ""
+
+
+def test_a_seed_that_one_side_lacks_counts_on_neither() -> None:
+    more = Share({**dict(enumerate(PARTS)), 8: 0.9}, {**dict(enumerate(GAINS)), 9: 0.1})
+    assert more.interval == share(PARTS, GAINS).interval
+    assert more.gain.interval.n == len(PARTS)
+
+
+def test_a_gain_that_is_not_above_zero_at_a_higher_level_has_no_ends_there() -> None:
+    interval = share([0.1, 0.2, 0.1], [0.2, 0.3, 0.25]).at(0.999)
+    assert (interval.low, interval.high, interval.note) == (None, None, "the gain is not above zero at this level")
+    assert interval.mean == pytest.approx(0.4 / 0.75)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_difference_to_a_share_without_ends_says_which_has_none(order: int) -> None:
+    wide, narrow = share([0.1, 0.2, 0.1], [0.2, 0.3, 0.25]), share(PARTS, GAINS)
+    apart = ShareDifference(*(wide, narrow)[::order]).at(0.999)
+    assert (apart.low, apart.high, apart.note) == (None, None, "the gain is not above zero at this level")
+
+
 def test_a_gain_without_spread_leaves_the_parts_own_interval() -> None:
     known = share([0.1, 0.12, 0.14], [0.4, 0.4, 0.4]).interval
     half = t.ppf(0.975, 2) * 0.02 / math.sqrt(3)

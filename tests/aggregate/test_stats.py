@@ -108,6 +108,7 @@ def test_a_paired_difference_is_taken_seed_by_seed() -> None:
     assert paired.interval.low == pytest.approx(-0.0748413773)
     assert paired.interval.high == pytest.approx(-0.0251586227)
     assert (paired.interval.n, paired.unpaired) == (3, ())
+    assert paired.interval.note == ""
 
 
 def test_a_seed_without_a_baseline_is_named_and_in_no_difference() -> None:
@@ -121,6 +122,10 @@ def test_no_shared_seed_says_so() -> None:
     paired = paired_difference({1: 0.7}, {2: 0.8})
     assert (paired.interval.n, paired.interval.mean, paired.unpaired) == (0, None, (1,))
     assert paired.interval.note == "no seed with a baseline"
+
+
+def test_without_any_score_it_is_the_runs_that_are_missing_and_not_the_baseline() -> None:
+    assert paired_difference({}, {2: 0.8}).interval.note == mean_interval([]).note
 
 
 def test_a_baseline_minus_itself_is_exactly_zero() -> None:

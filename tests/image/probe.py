@@ -36,5 +36,6 @@ found = {
     ],
     "network": [path.name for path in Path("/sys/class/net").iterdir()],
     "commit": os.environ["REINIT_GIT_COMMIT"],
+    "billed": len(json.loads(Path("/opt/reinit/sbom.cdx.json").read_text(encoding="utf-8"))["components"]),
 }
 sys.stdout.write(json.dumps(found))

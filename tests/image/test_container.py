@@ -234,6 +234,8 @@ def test_a_container_in_progress_has_what_it_needs_and_no_more(
         ["podman", "exec", "--interactive", container, "python", "-"],
         env=site.environment, input=script, capture_output=True, text=True, check=True,
     )  # fmt: skip
+    # Every package of the lock that it was built from is on its bill of materials.
+    locked = (Path(__file__).parents[2] / "locks" / "cpu.txt").read_text(encoding="utf-8")
     assert json.loads(seen.stdout) == {
         "user": [str(USER)] * 8,
         "capabilities": ["0" * 16] * 5,
@@ -243,6 +245,7 @@ def test_a_container_in_progress_has_what_it_needs_and_no_more(
         "built": [],
         "network": ["lo"],
         "commit": GIT_COMMIT,
+        "billed": sum("==" in line for line in locked.splitlines()),
     }
 
 

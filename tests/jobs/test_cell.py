@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from jobs import cell as cell_module
 from jobs.cell import (
     Cell,
+    Digest,
     Epochs,
     Init,
     Model,
@@ -23,6 +24,7 @@ from jobs.cell import (
     Probe,
     Recipe,
     Reinit,
+    Seed,
     Steps,
     Treatment,
     Truncate,
@@ -457,6 +459,14 @@ def test_a_cell_that_cannot_be_run_is_refused(fields: dict[str, Any], message: s
         (Recipe, {"learning-rate": 1}, "Extra inputs"),
         (Model, {"name": "x", "revision": "main", "layers": 12}, "pattern"),
         (Model, {"name": "x", "revision": "a" * 40, "layers": 1001}, "less than or equal to 1000"),
+        (Model, {"name": "x", "revision": "a" * 40, "layers": 0}, "greater than or equal to 1"),
+        (Model, {"name": "", "revision": "a" * 40, "layers": 1}, "at least 1 character"),
+        (Recipe, {"max_length": 3}, "greater than or equal to 4"),
+        (Recipe, {"dropout": 1}, "less than 1"),
+        (Recipe, {"beta1": 1}, "less than 1"),
+        (Recipe, {"beta2": 1}, "less than 1"),
+        (Recipe, {"beta1": -0.1}, "greater than or equal to 0"),
+        (Reinit, {"layers": [0, 1, 2, 1, 3, 3, 3]}, r"got \[1, 3\] more than once"),
     ],
     ids=repr,
 )
@@ -518,3 +528,52 @@ def test_baselines_redraw_nothing_or_every_layer_and_nothing_else(treatment: Tre
 
 def test_cells_key_dictionaries() -> None:
     assert {a_cell(1): "one"}[a_cell(1)] == "one"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Model, {"name": "x", "revision": "a" * 40, "layers": 1}),
+        (Model, {"name": "x", "revision": "a" * 40, "layers": 1000}),
+        (Recipe, {"max_length": 4, "warmup": 0, "dropout": 0, "beta1": 0, "beta2": 0, "batch_size": 1}),
+        (Recipe, {"duration": {"kind": "steps", "steps": 1}}),
+        (Probe, {"depth": 1}),
+        (Truncate, {"depth": 1}),
+        (Permute, {"order": [0]}),
+        (Reinit, {"layers": [0], "frozen_layers": [0]}),
+    ],
+    ids=repr,
+)
+def test_the_edges_of_what_is_possible_are_allowed(kind: type[BaseModel], fields: dict[str, Any]) -> None:
+    assert kind.model_validate(fields)
+
+
+def test_a_probe_fitted_to_convergence_takes_no_steps_and_any_other_cell_its_recipes() -> None:
+    assert paper_cell(Probe(depth=1, fit="converged")).steps == 0
+    for treatment in (Probe(depth=1), Reinit(), Truncate(depth=2)):
+        cell = paper_cell(treatment)
+        assert cell.steps == cell.recipe.steps(cell.rows) > 0
+
+
+@pytest.mark.parametrize(("seed", "possible"), [(0, True), (2**32 - 1, True), (-1, False), (2**32, False)])
+def test_a_seed_is_a_word_of_32_bits(seed: int, possible: bool) -> None:
+    if possible:
+        assert TypeAdapter(Seed).validate_python(seed) == seed
+    else:
+        with pytest.raises(ValidationError):
+            TypeAdapter(Seed).validate_python(seed)
+
+
+def test_canonical_json_holds_text_as_utf_8_and_not_as_escapes() -> None:
+    assert canonical({"é": "ü 日本"}) == '{"é":"ü 日本"}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "possible"), [("0" * 64, True), ("f" * 64, True), ("0" * 63, False), ("F" * 64, False), ("0" * 65, False)]
+)
+def test_a_digest_is_64_hexadecimal_digits(text: str, possible: bool) -> None:
+    if possible:
+        assert TypeAdapter(Digest).validate_python(text) == text
+    else:
+        with pytest.raises(ValidationError):
+            TypeAdapter(Digest).validate_python(text)

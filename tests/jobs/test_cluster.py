@@ -70,6 +70,18 @@ def test_an_unknown_field_names_the_nearest(tmp_path: Path) -> None:
         ({"data_volumes": ({"claim": "d", "path": "/a", "sub_path": "a/../b"},)}, "sub_path"),
         ({"store": "file:///a:b", "store_claim": "c"}, "without colons"),
         ({"queue": "Has Spaces"}, "queue"),
+        ({"cpu": "9" * 400}, "than a machine can have"),
+        ({"cpu": "0"}, "above 0"),
+        ({"scratch": "9" * 30 + "Ti"}, "than a machine can have"),
+        ({"grace_seconds": 2**31}, "grace_seconds"),
+        ({"store": "s3://user:secret@bucket/p"}, "not the URL of a store"),
+        ({"store": "s3://bucket/../p"}, "not the URL of a store"),
+        ({"store": "file:///a%00b", "store_claim": "c"}, "not the URL of a store"),
+        ({"store": "file:///a%0ab", "store_claim": "c"}, "not the URL of a store"),
+        ({"image": "--privileged@sha256:" + "0" * 64}, "image"),
+        ({"env": {"WANDB_API_KEY": "x"}}, "mount it as a file"),
+        ({"env": {"my_password": "x"}}, "mount it as a file"),
+        ({"env": {"HTTPS_PROXY": "http://user:secret@proxy:3128"}}, "a URL with a user in it"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
@@ -102,3 +114,29 @@ def test_quantities_are_read_as_kubernetes_reads_them(quantity: str, number: flo
 
 def test_the_shipped_file_reads_the_same_by_a_common_parser() -> None:
     assert set(yaml.safe_load((ROOT / "k8s" / "cluster.yaml").read_text())) == set(Cluster.model_fields)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "HF_TOKEN_PATH",
+        "TOKENIZERS_PARALLELISM",
+        "AWS_ACCESS_KEY_ID",
+    ],
+)
+def test_a_variable_that_only_names_a_secrets_file_is_allowed(name: str) -> None:
+    assert a_site(env={name: "x"}).env == {name: "x"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["store: s3://user:hunter2@bucket", "env: {HTTPS_PROXY: 'http://user:hunter2@proxy'}", "env: {HF_TOKEN: hunter2}"],
+)
+def test_a_refusal_of_a_secret_does_not_show_it(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(f"image: {IMAGE}\n" + ("" if "store" in line else "store: s3://bucket\n") + line, encoding="utf-8")
+    with pytest.raises(SpecError) as refused:
+        read_cluster(path)
+    assert "hunter2" not in str(refused.value)

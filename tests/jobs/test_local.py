@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.cell import Probe
-from jobs.local import Run, _Waiting
+from jobs.local import Machine, Run, _Waiting
 from tests.make import a_cell
 
 
@@ -49,3 +49,10 @@ def test_a_pass_is_shared_by_seeds_only_at_full_size_without_dropout_in_the_enco
 
     assert (passes(size="full"), passes(size="full", noisy=True), passes(size=500)) == (1, 2, 2)
     assert Run(a_cell(), 1).shared_pass is None
+
+
+def test_workers_are_dealt_to_gpus_in_turn_and_told_how_many_share_theirs() -> None:
+    machine = Machine(5, 1, ("0", "3"))
+    told = [machine.environment(number, "file:///s", {}) for number in range(5)]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in told] == ["0", "3", "0", "3", "0"]
+    assert [each["REINIT_GPU_SHARERS"] for each in told] == ["3", "2", "3", "2", "3"]

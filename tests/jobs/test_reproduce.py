@@ -54,6 +54,7 @@ def test_a_result_is_found_by_its_key_and_by_its_file(store: Store, tmp_path: Pa
         ("0123456789", None, "no cells"),
         ("sst2-500-finetune", None, "no result"),
         ("../no/such/file", None, "no result"),
+        ("a" * 5000, None, "no result"),
     ],
 )
 def test_what_means_no_one_result_is_refused_with_those_there_are(
@@ -143,3 +144,24 @@ def test_a_diverged_run_compares_with_a_finished_one() -> None:
     comparison = Comparison(a_diverged(), a_result())
     assert not comparison.is_equal
     assert comparison.scores["diverged at step"] == ("7", "-")
+
+
+@pytest.mark.parametrize("commit", ["unknown", "--orphan=x", "-f", "$(id)", "a; id", "A" * 40, "a" * 40 + "\n"])
+def test_what_is_no_commit_never_reaches_a_command(commit: str, tmp_path: Path) -> None:
+    made = command(a_result(provenance=a_provenance(git_commit=commit)), {}, tmp_path)
+    assert made.code == ""
+
+
+@pytest.mark.parametrize(
+    "image", [f"--privileged@sha256:{'0' * 64}", f"-v/:/host@sha256:{'0' * 64}", "x:latest", f"$(id)@sha256:{'0' * 64}"]
+)
+def test_what_is_no_image_never_reaches_a_command(image: str, tmp_path: Path) -> None:
+    made = command(a_result(provenance=a_provenance(image=image)), {}, tmp_path)
+    assert "docker" not in made.code + made.run
+
+
+def test_a_line_to_paste_holds_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+    model = a_cell().model.model_copy(update={"name": "x\x1b[2J\x9b2J\u202e'; id #"})
+    made = command(a_result(a_cell(model=model)), {}, tmp_path)
+    assert made.run.isprintable()
+    assert json.loads(assigned(made.run)["REINIT_CELLS"])[0]["model"]["name"] == model.name

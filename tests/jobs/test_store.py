@@ -69,6 +69,9 @@ class Faulty:
     def keys(self, prefix: str) -> Iterator[str]:
         return self.inner.keys(prefix)
 
+    def delete(self, key: str) -> None:
+        self.inner.delete(key)
+
 
 def key_of(data: bytes, seed: int = 1, science: str = "0" * 12, digest: str = DIGEST) -> str:
     return f"runs/{digest}/{seed}.{science}.{hashlib.sha256(data).hexdigest()[:12]}.json"
@@ -296,6 +299,8 @@ def changed(**changes: object) -> bytes:
         (changed(metrics={"validation/accuracy": 0.99}), "science hash in the object"),
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"metrics": {}, ' + changed()[1:], "twice"),
+        (b'{"schema_version": 1' + b"0" * 5000 + b"}", "not JSON"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -343,6 +348,77 @@ def test_a_folder_made_in_a_buckets_console_is_no_object(s3_server: S3Server, s3
         s3_server.client.put_object(Bucket=s3_bucket, Key=key, Body=b"")
     assert store.all_results([DIGEST])[DIGEST] == store.results(DIGEST)
     assert store.results(DIGEST).damaged == ()
+
+
+@pytest.mark.parametrize("other", ["a pipe", "a link out", "a link to a folder", "a link to itself"])
+def test_what_is_no_file_among_the_results_is_damaged_and_stops_nothing(tmp_path: Path, other: str) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+    store.put(a_result(seed=2), some_predictions(2))
+    path = tmp_path / "store" / a_result().key
+    (tmp_path / "outside.json").write_bytes(a_result().to_bytes())
+    if other == "a pipe":
+        os.mkfifo(path)
+    else:
+        targets = {"a link out": tmp_path / "outside.json", "a link to a folder": path.parent, "a link to itself": path}
+        path.symlink_to(targets[other])
+    found = store.all_results([DIGEST])[DIGEST]
+    assert found.done == {2}
+    assert [each.key for each in found.damaged] == [a_result().key]
+
+
+def test_an_object_larger_than_any_result_is_damaged_and_not_read(objects: Objects, store: Store) -> None:
+    key = key_of(b"", science=a_result().science12)
+    objects.put(key, bytes(2**20 + 1))
+    (damaged,) = store.results(DIGEST).damaged
+    assert (damaged.key, damaged.reason) == (key, "it is too large: 1,048,577 bytes")
+    large = bytes(2**21)
+    objects.put("predictions/x", large)
+    assert objects.get("predictions/x") == large
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"seed":1,', b'"seed":1,"seed":1,'),
+        (b'"seed":1,', b'"seed": 1,'),
+        (b'"seed":1,', b'"seed":true,'),
+        (b"", b" "),
+    ],
+)
+def test_a_result_that_is_not_in_its_one_form_is_damaged(
+    objects: Objects, store: Store, old: bytes, new: bytes
+) -> None:
+    data = a_result().to_bytes()
+    twisted = data.replace(old, new) if old else data + new
+    objects.put(key_of(twisted, science=a_result().science12), twisted)
+    found = store.results(DIGEST)
+    assert found.done == frozenset()
+    assert len(found.damaged) == 1
+
+
+def test_what_is_under_no_cells_digest_is_a_stray(objects: Objects, store: Store) -> None:
+    store.put(a_result(), some_predictions())
+    strays = [f"runs/{DIGEST.upper()}/1.json", "runs/README.md"]
+    for key in strays:
+        objects.put(key, b"")
+    assert [each.key for each in store.strays()] == strays
+    assert store.results(DIGEST).damaged == ()
+
+
+def test_results_without_their_predictions_are_damaged_where_that_is_asked_for(objects: Objects, store: Store) -> None:
+    store.put(a_result(seed=1), some_predictions(1))
+    store.put(a_diverged(seed=2))
+    for seed in (3, 4):
+        put_raw(objects, a_result(seed=seed))
+    objects.put(f"predictions/{a_result(seed=4).predictions}", b"other logits")
+    found = store.all_results([DIGEST])
+    assert found[DIGEST].done == {1, 2, 3, 4}
+    verified = store.with_predictions(found)[DIGEST]
+    assert verified.done == {1, 2}
+    absent, altered = verified.damaged
+    assert (absent.key, altered.key) == (a_result(seed=3).key, a_result(seed=4).key)
+    assert absent.reason.endswith("it is not there")
+    assert "content hashes to" in altered.reason
 
 
 def test_objects_of_other_cells_are_listed_but_not_read(objects: Objects, store: Store) -> None:

@@ -113,6 +113,8 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ('a: "\\0"\n', "control character", 1),
         ('a: "\\e[31mred"\n', "control character", 1),
         ('"\\a": 1\n', "control character", 1),
+        ('a: "\\u202e"\n', "control character", 1),
+        ("a: x\u2066y\n", "control character", 1),
         ("a: " + "9" * 5000, "too many digits", 1),
         ("a: 1\nb: .nan\n", "finite", 2),
         ("a: -.inf\n", "finite", 1),

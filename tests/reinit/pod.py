@@ -34,14 +34,15 @@ class Pod:
     cells: Sequence[Cell]
     seeds: Sequence[int] = (1,)
     data: Path | None = None
+    model: Path | None = None
     before: str = ""
     environment: dict[str, str] | None = None
     arguments: Sequence[str] = ()
     out: str = ""
     errors: str = ""
 
-    def start(self) -> subprocess.Popen[str]:
-        """The running process."""
+    def start(self, within: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """The running process, or that of a command which runs it."""
         self.folder.mkdir()
         (self.folder / "termination-log").touch()
         code = TERMINATION.format(path=str(self.folder / "termination-log")) + self.before
@@ -51,13 +52,17 @@ class Pod:
             "REINIT_CELLS": json.dumps([cell.model_dump(mode="json") for cell in self.cells]),
             "REINIT_SEEDS": json.dumps(list(self.seeds)),
             "REINIT_STORE": self.store_url,
-            "REINIT_PLACES": json.dumps({"tiny": str(self.data)} if self.data else {}),
+            "REINIT_PLACES": json.dumps(
+                {name: str(path) for name, path in (("tiny", self.data), ("small", self.model)) if path}
+            ),
             "REINIT_THREADS": "1",
             "REINIT_DEVICE": "cpu",
             "REINIT_POD": self.folder.name,
+            # A commit while the tests run would make the next pod another numerics version.
+            "REINIT_GIT_COMMIT": "c" * 40,
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "reinit", *self.arguments],
+            [*within, sys.executable, "-m", "reinit", *self.arguments],
             env={**os.environ, **own, **(self.environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -68,19 +73,26 @@ class Pod:
     def run(self, lines: str = "") -> int:
         """The exit code, when it has ended; `lines` are its standard input."""
         process = self.start()
-        self.out, self.errors = process.communicate(lines, timeout=250)
+        try:
+            self.out, self.errors = process.communicate(lines, timeout=250)
+        finally:
+            process.kill()
         return process.returncode
 
-    def stop_at(self, event: str, number: int) -> int:
-        """The exit code after this signal at the first such event."""
+    def stop_at(self, event: str, number: int, times: int = 1) -> int:
+        """The exit code after this signal at the first such event, or at a later one."""
         process = self.start()
         assert process.stdout is not None
         for line in process.stdout:
             self.out += line
-            if json.loads(line)["event"] == event:
+            times -= json.loads(line)["event"] == event
+            if not times:
                 process.send_signal(number)
                 break
-        out, self.errors = process.communicate(timeout=100)
+        try:
+            out, self.errors = process.communicate(timeout=250)
+        finally:
+            process.kill()
         self.out += out
         return process.returncode
 

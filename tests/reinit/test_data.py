@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import ConfigurationError, DataError
+from jobs.errors import ConfigurationError, DataError, SpecError
 from jobs.tasks import GLUE, FolderSource, Holdout, Task
 from reinit.data import Tokens, folder_revision, read_task, subset, words
 from reinit.places import Places
@@ -238,3 +238,10 @@ def test_the_hash_of_the_rows_moves_with_every_text_label_and_split(folder: Path
     }
     assert len(hashes) == 3
     assert read_task(task, places).sha256 in hashes
+
+
+@pytest.mark.parametrize("name", ["../train.tsv", "/etc/passwd", "a/../../x.tsv"])
+def test_a_tasks_file_never_leads_out_of_its_folder(folder: Path, places: Places, name: str) -> None:
+    source = FolderSource(name="tiny", revision="sha256:" + "0" * 64, train=name)
+    with pytest.raises(SpecError, match="leads out of its folder"):
+        read_task(a_task(folder, source=source), places)

@@ -122,6 +122,6 @@ def test_the_exit_code_is_one_that_a_rank_gave_for_a_reason_of_its_own(
 
 
 def test_the_launcher_needs_no_torch() -> None:
-    script = "import sys; import reinit.launch, reinit.__main__; print('torch' in sys.modules)"
+    script = "import sys; import reinit.launch, reinit.__main__, reinit.pod; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from jobs.cluster import Cluster
 from jobs.environment import chunks, pod_environment
-from jobs.errors import SpecError
-from reinit.environment import pod_runs, ranks_to_start
+from jobs.errors import ConfigurationError, SpecError
+from reinit.environment import checkpoint_seconds, pod_runs, ranks_to_start
 from tests.make import a_cell
 
 SITE = Cluster(image="registry.example/reinit@sha256:" + "0" * 64, store="s3://bucket/prefix")
@@ -78,3 +78,15 @@ def test_ranks_are_started_once_and_only_for_several_gpus(told: dict[str, str], 
 def test_a_number_of_gpus_that_is_none_is_refused() -> None:
     with pytest.raises(SpecError, match="REINIT_GPUS"):
         ranks_to_start({"REINIT_GPUS": "all"})
+
+
+def test_the_time_between_checkpoints_is_a_number_of_seconds() -> None:
+    assert checkpoint_seconds({}) == 300
+    assert checkpoint_seconds({"REINIT_CHECKPOINT_SECONDS": "0"}) == 0
+    assert checkpoint_seconds({"REINIT_CHECKPOINT_SECONDS": "12.5"}) == 12.5
+
+
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "soon"])
+def test_a_time_between_checkpoints_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="REINIT_CHECKPOINT_SECONDS"):
+        checkpoint_seconds({"REINIT_CHECKPOINT_SECONDS": text})

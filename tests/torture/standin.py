@@ -21,16 +21,20 @@ from typing import Any, Final, Literal, NoReturn, cast
 from jobs.cell import Cell
 from jobs.errors import ReinitError, SpecError, TransientError
 from jobs.objects import FileObjects
+from jobs.outbox import Outbox
 from jobs.store import Store
-from reinit.__main__ import work_as_pod
 from reinit.environment import pod_runs
 from reinit.log import Log, Tail
 from reinit.places import Places
-from reinit.session import Session, Stop, StoppedError
+from reinit.pod import work_as_pod
+from reinit.session import Session
+from reinit.stop import Stop, StoppedError
 from tests.make import a_provenance, a_result
 
 STEPS: Final = 2
 """Optimiser steps of a run."""
+
+OnStep = Callable[[int, float], bool]
 
 KILLED: Final = 137
 
@@ -73,6 +77,7 @@ class Program:
         self.checkpoints = checkpoints
         self._later, self._is_broken = later, is_broken
         self._objects = _Objects(FileObjects(root), self)
+        self._scratch = root.parent / f"scratch-{secrets.token_hex(8)}"
         self._go, self._paused = threading.Semaphore(0), threading.Semaphore(0)
         self._is_killed = False
         self._thread = threading.Thread(target=self._main, daemon=True)
@@ -105,9 +110,10 @@ class Program:
 
     def _main(self) -> None:
         self._go.acquire()
-        session = _Session(
-            Store(self._objects, pauses=(0.0, 0.0)), Places({}), Log(io.StringIO(), Tail()), self.stop, _program=self
-        )
+        store, log = Store(self._objects, pauses=(0.0, 0.0)), Log(io.StringIO(), Tail())
+        # A pod's scratch space goes with it, so no other program ever looks into this one's outbox.
+        outbox = Outbox(store, self._scratch, log.emit, lambda: self.stop.requested, seconds=0.0, outlives=False)
+        session = _Session(store, Places({}), log, self.stop, outbox, _program=self)
         try:
             code = self._worked(session)
         except KilledError:
@@ -134,7 +140,12 @@ class Program:
     def any_rank(self, flag: bool) -> bool:
         return flag
 
-    def run_cell(self, cell: Cell, seed: int, on_step: Callable[[int, float], None]) -> SimpleNamespace:
+    def most(self, number: int) -> int:
+        return number
+
+    def run_cell(
+        self, cell: Cell, seed: int, on_step: Callable[[int, float], bool], _keeper: object
+    ) -> SimpleNamespace:
         """A run of `STEPS` steps, from the checkpoint that there is."""
         if self._is_broken(cell.digest):
             raise SpecError("impossible")
@@ -162,7 +173,23 @@ class _Worker:
     """`Session` calls it."""
 
     def __init__(self, program: Program) -> None:
-        self.agree, self.any_rank, self.run = program.agree, program.any_rank, program.run_cell
+        self.agree, self.any_rank, self.most, self.run = (
+            program.agree, program.any_rank, program.most, program.run_cell
+        )  # fmt: skip
+
+
+class _Keeper:
+    """`Session` asks it; `Program.run_cell` keeps checkpoints by itself."""
+
+    def stepped(self, step: int) -> None:
+        """Of no interest."""
+
+    def is_due(self) -> bool:
+        """Only a stop keeps one here."""
+        return False
+
+    def clear(self) -> None:
+        """What is left of one is never read again: the run is done."""
 
 
 class _Stop(Stop):
@@ -186,6 +213,9 @@ class _Session(Session):
             raise StoppedError
         return self._worker
 
+    def _keeper(self) -> Any:
+        return _Keeper()
+
     def _keep(self, record: Callable[[], object] | None) -> None:
         if record is not None:
             with suppress(ReinitError):
@@ -207,6 +237,9 @@ class _Objects:
 
     def keys(self, prefix: str) -> Iterator[str]:
         return self._inner.keys(prefix)
+
+    def delete(self, key: str) -> None:
+        self._inner.delete(key)
 
     def put(self, key: str, data: bytes) -> None:
         fault, self._program.fault = self._program.fault, None
