@@ -30,14 +30,13 @@ TREATMENTS: Final = 50
 CELLS: Final = TASKS * SIZES * TREATMENTS
 TARGET: Final = "10,000 cells on 2 cores: memory bounded, times printed"
 
-MEBIBYTES: Final = {"plan": 1000, "render": 700, "lint": 700, "status": 1500, "aggregate": 2000}
+MEBIBYTES: Final = {"plan": 350, "render": 400, "lint": 150, "status": 650, "aggregate": 2500}
 """Most resident memory of each command's process.
 
-A notebook has 8 GiB, and a pod that makes tables is asked for with 2. Each bound is about one and a half times what was
-measured, at 140 MiB for the libraries and 50 KiB for a cell with its result; what grew with the square of the cells
-would be far above.
+A notebook has 8 GiB. Each bound is one and a half times to twice what 10,000 cells were measured to take: 5 to 30 KiB
+for a cell on top of the libraries, and for `aggregate` figures of 200 panels as well. What grew with the square of the
+cells would be far above.
 """
-
 
 LAUNCHER: Final = """
 import resource, subprocess, sys
