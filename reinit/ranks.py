@@ -157,7 +157,7 @@ def gpu_faults() -> Iterator[None]:
         if not reason.startswith(DEVICE) or any(each in reason for each in PROGRAM):
             raise
         raise TransientError(
-            "the GPU failed", got=reason, remedy="look at the node: dmesg for Xid, nvidia-smi -q for ECC errors"
+            f"the GPU failed: {reason}", remedy="look at the node: dmesg for Xid, nvidia-smi -q for ECC errors"
         ) from error
 
 

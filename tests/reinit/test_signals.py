@@ -48,6 +48,12 @@ HOLDS_ON = BUSY.format(
     sqlite3.connect(":memory:").execute(numbers + "SELECT max(x) FROM n")""",
 )
 """A rank that is stuck in a library."""
+BREAKS = """
+import reinit.ranks
+def join_ranks():
+    raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+reinit.ranks.join_ranks = join_ranks
+"""
 
 
 @pytest.fixture
@@ -235,7 +241,6 @@ def test_only_progress_that_outlives_the_process_makes_a_stop_free() -> None:
 
 
 def test_a_gpu_that_breaks_in_the_middle_is_tried_again(tmp_path: Path, store: str) -> None:
-    breaks = BUSY.format(is_busy=True, busy='raise RuntimeError("CUDA error: uncorrectable ECC error encountered")')
-    pod = Pod(tmp_path / "pod-1", store, [a_cell(6)], before=breaks)
+    pod = Pod(tmp_path / "pod-1", store, [a_cell(6)], before=BREAKS)
     assert pod.run() == 75
     assert "uncorrectable ECC error" in pod.failures(a_cell(6))[0].reason
