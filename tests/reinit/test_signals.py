@@ -229,13 +229,3 @@ def test_only_progress_that_outlives_the_process_makes_a_stop_free() -> None:
     assert stop.exit_code == 75
     stop.has_progress = True
     assert stop.exit_code == 143
-
-
-# ------------------------------------------------------------------------------------------------------- hardware
-
-
-def test_a_gpu_that_breaks_in_the_middle_is_tried_again(tmp_path: Path, store: str) -> None:
-    breaks = BUSY.format(is_busy=True, busy='raise RuntimeError("CUDA error: uncorrectable ECC error encountered")')
-    pod = Pod(tmp_path / "pod-1", store, [a_cell(6)], before=breaks)
-    assert pod.run() == 75
-    assert "uncorrectable ECC error" in pod.failures(a_cell(6))[0].reason
