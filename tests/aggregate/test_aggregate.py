@@ -16,7 +16,7 @@ from aggregate.coverage import Extras
 from aggregate.frame import read_frame
 from aggregate.reference import load_authors
 from jobs.cell import Reinit
-from jobs.errors import DataError
+from jobs.errors import ConfigurationError, DataError
 from jobs.found import Damaged
 from jobs.plan import Plan, PlannedCell
 from jobs.result import DivergedRun, RunResult
@@ -141,7 +141,7 @@ def test_a_failure_while_writing_leaves_the_files_of_before(earlier: Path, monke
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ConfigurationError, match="No space"):
         written(earlier, plans=TWO_PLANS, results=TWO_RESULTS[1:], allow_partial=True)
     assert contents(earlier) == before
 

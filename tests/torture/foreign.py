@@ -142,7 +142,7 @@ class Kinds:
         self.changed("a loss: NaN", "finite", train_loss=float("nan"))
         self.changed("seconds: below zero", "greater than or equal to 0", wall_seconds=-1.0)
         self.changed("seconds: infinite", "finite", gpu_seconds=float("inf"))
-        self.twisted("a number twice", f'"seed":{SEED}', f'"seed":{SEED},"seed":{SEED}', "in the one form")
+        self.twisted("a number twice", f'"seed":{SEED}', f'"seed":{SEED},"seed":{SEED}', "stands twice")
         self.twisted(
             "steps: a float", f'"steps":{self.sound.steps}', f'"steps":{self.sound.steps}.0', "steps: Input should be"
         )

@@ -35,7 +35,7 @@ class Tiny:
 
     def pod(self, planned: PlannedCell, store: str, name: str) -> dict[str, str]:
         """Environment of the pod of a cell."""
-        site = Cluster(image=IMAGE, store="s3://a/b", gpus=0, cpu="1", places={"tiny": str(self.data)})
+        site = Cluster(image=IMAGE, store="s3://bucket/b", gpus=0, cpu="1", places={"tiny": str(self.data)})
         own = pod_environment(planned.cell, planned.seeds, site)
         return self.environment | own | {"REINIT_STORE": store, "REINIT_POD": name}
 
