@@ -22,7 +22,7 @@ NOT_RUN: Final = "not run"
 
 TARGETS: Final = {
     "test_kills": "at least 200 kills over at least 100 runs: every run exactly once, all equal to an unkilled study's",
-    "test_stages": "SIGTERM at every stage: an end in grace, with 143 after progress and else 75; resumed to a bit-equal result",
+    "test_stages": "SIGTERM at every stage: an end in grace (143 after progress, else 75), resumed to equal bits",
     "test_resume": "killed in mid-training, 1 and 2 ranks, fp32 and bf16: bit-equal metrics and predictions",
     "test_damaged_checkpoints": "each damage detected, none executed, the older one used, resumed bit-equal",
     "test_store_faults": "a server that dies and a proxy that errs: nothing lost, nothing doubled",
