@@ -21,7 +21,6 @@ import yaml
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.errors import TransientError
 from jobs.result import RunResult
 from jobs.store import open_store
 from jobs.study import load_study
@@ -249,13 +248,14 @@ def test_a_container_in_progress_has_what_it_needs_and_no_more(
     }
 
 
-def test_a_stop_ends_the_run_in_progress_within_its_grace_and_counts_as_a_failure(
+def test_a_stop_ends_the_run_in_progress_within_its_grace_and_keeps_where_it_was(
     site: Site, in_progress: tuple[subprocess.Popen[bytes], str]
 ) -> None:
     process, container = in_progress
     stopped = ended(["podman", "stop", container], site.environment)
     assert stopped.code == 0, stopped.log
-    # Nothing of it outlives the container: transient, to be tried again. 137 were a kill after the grace.
-    assert process.wait() == TransientError.exit_code
+    # Its checkpoint outlives it, so that the try is free. 137 were a kill after the grace.
+    assert process.wait() == 143
     log = (site.folder / "long.log").read_text(encoding="utf-8")
+    assert '"event": "checkpointed"' in log
     assert '"event": "stopped"' in log
