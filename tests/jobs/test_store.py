@@ -24,6 +24,7 @@ from jobs.cell import canonical
 from jobs.errors import ConfigurationError, DataError, ReinitError, SpecError, TransientError
 from jobs.found import Damaged
 from jobs.objects import FileObjects, Objects
+from jobs.patient import PatientObjects
 from jobs.store import Store, open_store
 from tests.make import a_cell, a_diverged, a_failure, a_provenance, a_result, some_predictions
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, free_ports
@@ -103,6 +104,46 @@ def test_an_empty_store_has_nothing_and_is_no_error(store: Store) -> None:
     assert store.all_results({DIGEST})[DIGEST].results == {}
     assert store.all_failures({DIGEST})[DIGEST].records == ()
     assert store.all_results([]) == {}
+
+
+def test_every_result_of_every_cell_is_read_and_what_is_none_is_named(store: Store, objects: Objects) -> None:
+    one, other = a_result(seed=3), a_result(a_cell(6), seed=1)
+    for result in (one, other):
+        put_raw(objects, result)
+    objects.put(key_of(b"{}"), b"{}")
+    objects.put("predictions/of-no-interest", b"here")
+    read = store.every_result()
+    assert [each.key for each in read] == sorted([one.key, other.key, key_of(b"{}")])
+    assert {each.key for each in read if isinstance(each, Damaged)} == {key_of(b"{}")}
+
+
+def test_a_store_holds_a_result_only_with_its_predictions(store: Store, objects: Objects) -> None:
+    result, predictions = a_result(seed=3), some_predictions(3)
+    assert not store.holds(result, predictions)
+    put_raw(objects, result)
+    assert not store.holds(result, predictions)
+    store.put(result, predictions)
+    assert store.holds(result, predictions)
+    assert not store.holds(a_result(seed=4), some_predictions(4))
+    diverged = a_diverged(seed=2)
+    assert not store.holds(diverged, None)
+    store.put(diverged)
+    assert store.holds(diverged, None)
+
+
+def test_a_checkpoints_object_is_removed_in_spite_of_a_passing_fault(objects: Objects) -> None:
+    class Once(Faulty):
+        failed = False
+
+        def delete(self, key: str) -> None:
+            if not self.failed:
+                self.failed = True
+                raise TransientError("no answer")
+            super().delete(key)
+
+    objects.put("checkpoints/x", b"some")
+    PatientObjects(Once(objects), NO_PAUSES).delete("checkpoints/x")
+    assert objects.get("checkpoints/x") is None
 
 
 def test_a_diverged_run_is_done_and_has_no_predictions(store: Store) -> None:

@@ -20,7 +20,7 @@ from tests.figures import full, record
 from tests.torture.mutants import TESTS, Mutant, mutants, mutated, survives, warm
 
 SURVIVORS: Final = Path(__file__).with_name("survivors.txt")
-SAMPLE: Final = full(None, 4)
+SAMPLE: Final = full(None, 2)
 """Mutants tried of each module; None is all."""
 SEED: Final = int(os.environ.get("REINIT_MUTANTS_SEED", "1"))
 
