@@ -146,6 +146,40 @@ def test_a_checkpoints_object_is_removed_in_spite_of_a_passing_fault(objects: Ob
     assert objects.get("checkpoints/x") is None
 
 
+def test_digests_are_those_of_cells_that_have_an_object(store: Store) -> None:
+    other = a_result(a_cell(6), seed=1)
+    for seed in (1, 2):
+        store.put(a_result(seed=seed), some_predictions(seed))
+    store.put(other, some_predictions(1))
+    store.put_failure(a_failure())
+    assert store.digests("") == sorted({DIGEST, other.digest})
+    assert store.digests(DIGEST[:12]) == [DIGEST]
+    assert store.digests("not a digest") == []
+
+
+def test_a_store_that_failed_a_moment_ago_is_asked_once(objects: Objects) -> None:
+    class Silent(Faulty):
+        def put(self, key: str, data: bytes) -> None:
+            self.puts.append(key)
+            raise TransientError("no answer")
+
+    silent = Silent(objects)
+    with pytest.raises(TransientError):
+        Store(silent, pauses=NO_PAUSES).impatient().put_failure(a_failure())
+    assert len(silent.puts) == 1
+
+
+def test_a_store_knows_the_checkpoints_below_it(store: Store, objects: Objects) -> None:
+    objects.put(f"checkpoints/{DIGEST}/7/0.json", b"{}")
+    assert store.checkpoints().seeds(DIGEST) == {7}
+
+
+def test_text_that_is_no_utf_8_is_kept_and_shown_as_far_as_it_goes(store: Store, objects: Objects) -> None:
+    store.put_log(DIGEST, "one", "half a pair: \ud800.")
+    objects.put(f"logs/{DIGEST}/two.txt", b"a byte: \xff.")
+    assert [log.text for log in store.logs(DIGEST)] == ["half a pair: ?.", "a byte: \ufffd."]
+
+
 def test_a_diverged_run_is_done_and_has_no_predictions(store: Store) -> None:
     store.put(a_diverged(seed=2))
     found = store.results(DIGEST)
