@@ -95,7 +95,6 @@ def find_pooler(network: PreTrainedModel) -> nn.Module | None:
 def _is_stack(module: nn.Module) -> bool:
     return (
         isinstance(module, nn.ModuleList)
-        and len(module) > 0
         and len({type(block) for block in module}) == 1
         and all(_is_block(block) for block in module)
     )

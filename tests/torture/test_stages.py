@@ -92,9 +92,15 @@ def test_a_signal_at_any_stage_costs_no_bit(tmp_path: Path) -> None:
     store = f"file://{tmp_path}/store"
     for number in range(rounds):
         for stage, (event, code) in STAGES.items():
-            pod = Pod(tmp_path / f"{number}-{stage}", store, [cell], seeds, data, model, EVERY_STEP, OFTEN)
             nth = draw.randint(2, 40) if stage == "training" else 1
-            one = stopped(pod, event, nth, draw.uniform(0.5, 0.9) * loading if stage == "loading" else 0.0)
+            for again in range(5):
+                pod = Pod(tmp_path / f"{number}-{stage}-{again}", store, [cell], seeds, data, model, EVERY_STEP, OFTEN)
+                one = stopped(pod, event, nth, draw.uniform(0.5, 0.9) * loading if stage == "loading" else 0.0)
+                if stage != "loading" or "started" not in pod.said:
+                    break
+                # A machine that has got faster had loaded by then: it was stopped in training.
+                assert one.code == 143, pod.out[-3000:]
+                loading /= 2
             assert one.code == code, f"{stage}: {one.code}\n{pod.out[-3000:]}"
             assert pod.said[-1] == "stopped", f"{stage}: {pod.out[-3000:]}"
             assert pod.last_word == "stopped by a signal"
