@@ -17,7 +17,7 @@ from jobs.cell import Init, Permute, Probe, Reinit, Truncate
 from jobs.errors import SpecError
 from reinit.network import Network
 from reinit.streams import stream
-from reinit.surgery import draw, find_stack, first_difference, permute, redraw
+from reinit.surgery import draw, draw_head, find_stack, first_difference, permute, redraw
 from tests.reinit.architectures import CONFIGS, DEPTH, REFUSED, cell_of, classifier, logits
 
 NetworkOf = Callable[[str], Network]
@@ -227,6 +227,14 @@ def test_a_parameter_that_no_rule_covers_is_refused_by_name(network_of: NetworkO
         redraw(LearnedScale(), network, "truncated_normal", 1, 0)
     assert refusal.value.got == "scale"
     assert "init: architecture" in str(refusal.value)
+
+
+def test_a_heads_parameter_that_no_rule_covers_is_refused_by_name() -> None:
+    head = nn.Linear(4, 2)
+    head.register_parameter("temperature", nn.Parameter(torch.ones(1)))
+    with pytest.raises(SpecError, match="no matrix, bias or norm") as refusal:
+        draw_head(dict(head.named_parameters()), head, seed=1)
+    assert refusal.value.got == "temperature"
 
 
 def test_a_parameter_that_the_architecture_leaves_alone_is_refused(network_of: NetworkOf) -> None:
