@@ -17,7 +17,7 @@ from jobs.cell import Init, Permute, Probe, Reinit, Truncate
 from jobs.errors import SpecError
 from reinit.network import Network
 from reinit.streams import stream
-from reinit.surgery import draw, draw_head, find_stack, first_difference, permute, redraw
+from reinit.surgery import draw, draw_head, find_stack, first_difference, freeze_for_probe, permute, redraw
 from tests.reinit.architectures import CONFIGS, DEPTH, REFUSED, cell_of, classifier, logits
 
 NetworkOf = Callable[[str], Network]
@@ -317,6 +317,25 @@ def test_differences_in_class_shape_and_attribute_are_seen_and_a_layers_own_inde
     assert first_difference([block, odd_class]) == "1 is Dropout in layer 0 and Identity in layer 1"
     assert first_difference([block, odd_shape]) == "0.out_features is 2 in layer 0 and 3 in layer 1"
     assert first_difference([block, odd_rate]) == "1.p is 0.1 in layer 0 and 0.5 in layer 1"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [((4, 8), (4, 9)), (None, 4), ([True, None], [True, 0.5])], ids=["pair", "none", "list"]
+)
+def test_layers_that_differ_in_a_plain_attribute_are_told_apart(first: object, second: object) -> None:
+    one, other = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
+    one[0].window, other[0].window = first, second  # type: ignore[assignment]
+    assert first_difference([one, other]) == f"0.window is {first} in layer 0 and {second} in layer 1"
+    # What is no plain value, a tensor say, says nothing of how a layer is built.
+    one[0].window, other[0].window = (torch.ones(1),), (torch.zeros(1),)  # type: ignore[assignment]
+    assert first_difference([one, other]) is None
+
+
+def test_nothing_of_the_base_model_is_trained_by_a_probe_and_its_classifier_is(network_of: NetworkOf) -> None:
+    network = network_of("bert").stack.network
+    freeze_for_probe(network)
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert trained == {"classifier.weight", "classifier.bias"}
 
 
 @KINDS
