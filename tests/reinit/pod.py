@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cell import Cell
-from jobs.result import Failure
+from jobs.result import Failure, RunResult
 from jobs.store import Log, Store, open_store
 
 TERMINATION = """
@@ -123,3 +123,16 @@ class Pod:
     def failures(self, cell: Cell) -> tuple[Failure, ...]:
         """Of all attempts at the cell."""
         return self.store.all_failures([cell.digest])[cell.digest].records
+
+
+def assert_same_bits(one: Pod, other: Pod, cell: Cell, seeds: Sequence[int]) -> None:
+    """Both stores have these runs of the cell and no others, to the bit."""
+    expected, found = (pod.store.results(cell.digest).results for pod in (one, other))
+    assert set(found) == set(expected) == set(seeds)
+    for seed in seeds:
+        before, after = expected[seed], found[seed]
+        assert isinstance(before, RunResult)
+        assert isinstance(after, RunResult)
+        assert before.provenance.world_size == after.provenance.world_size
+        measured = [(run.predictions, run.metrics, run.train_loss) for run in (before, after)]
+        assert measured[0] == measured[1], f"{cell.name} seed {seed}"

@@ -22,14 +22,13 @@ from jobs.cell import Cell, Epochs, Model, Probe, Recipe, Reinit
 from jobs.errors import ConfigurationError, TransientError
 from jobs.result import RunResult
 from jobs.store import open_store
-from jobs.tasks import FolderSource, Task
-from reinit.data import folder_revision
 from reinit.places import Places, pin
 from reinit.ranks import Ranks, gpu_faults
 from reinit.run import Attempt, _about
 from reinit.worker import Worker
 from tests.make import a_cell, a_provenance
 from tests.reinit.architectures import save
+from tests.reinit.tiny import sentence_task
 
 SIZES: Final[dict[str, Any]] = {
     "vocab_size": 200,
@@ -77,7 +76,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
             chosen = random.integers(95 * (row % 2), 95 * (row % 2) + 95, random.integers(3, 50))
             lines.append(" ".join(words[number] for number in chosen) + f"\t{row % 2}")
         (data / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return Places({**folders, "data": data})
+    return Places({**folders, "words": data})
 
 
 @pytest.fixture(scope="module")
@@ -86,19 +85,9 @@ def worker(places: Places) -> Worker:
 
 
 def cell_of(places: Places, kind: str, treatment: Reinit | Probe = Reinit(layers=(2, 3)), **recipe: Any) -> Cell:  # noqa: B008
-    data = places.folder("data")
     return Cell(
         model=Model(name=kind, revision=pin(places.folder(kind)), layers=4),
-        task=Task(
-            name="words",
-            source=FolderSource(name="data", revision=folder_revision(data, ["train.tsv", "dev.tsv"])),
-            text=("sentence",),
-            label="label",
-            labels=("0", "1"),
-            metrics=("accuracy",),
-            train_rows=ROWS,
-            validation_rows=(SCORED,),
-        ),
+        task=sentence_task("words", places.folder("words"), ROWS, SCORED),
         size="full",
         treatment=treatment,
         recipe=Recipe(duration=Epochs(epochs=2), learning_rate=2e-4, max_length=64, **recipe),

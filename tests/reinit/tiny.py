@@ -37,22 +37,26 @@ def places_of(folder: Path, model: Path | None = None) -> Places:
     return Places({"tiny": folder, **({"small": model} if model else {})})
 
 
-def tiny_cell(folder: Path, *redrawn: int, recipe: dict[str, Any] | None = None, **changes: Any) -> Cell:
-    """Ten sentences, one epoch of three steps: seconds on a CPU."""
-    task = Task(
-        name="tiny",
-        source=FolderSource(name="tiny", revision=folder_revision(folder, ["train.tsv", "dev.tsv"])),
+def sentence_task(name: str, folder: Path, train_rows: int, scored_rows: int) -> Task:
+    """Sentences of two classes, in `train.tsv` and `dev.tsv` of a folder that places know as `name`."""
+    return Task(
+        name=name,
+        source=FolderSource(name=name, revision=folder_revision(folder, ["train.tsv", "dev.tsv"])),
         text=("sentence",),
         label="label",
         labels=("0", "1"),
         metrics=("accuracy",),
-        train_rows=12,
-        validation_rows=(8,),
+        train_rows=train_rows,
+        validation_rows=(scored_rows,),
     )
+
+
+def tiny_cell(folder: Path, *redrawn: int, recipe: dict[str, Any] | None = None, **changes: Any) -> Cell:
+    """Ten sentences, one epoch of three steps: seconds on a CPU."""
     numbers: dict[str, Any] = {"duration": Epochs(epochs=1), "batch_size": 4, "learning_rate": 1e-4, "max_length": 16}
     fields: dict[str, Any] = {
         "model": MINILM,
-        "task": task,
+        "task": sentence_task("tiny", folder, 12, 8),
         "size": 10,
         "treatment": Reinit(layers=redrawn),
         "recipe": Recipe(**numbers | (recipe or {})),

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from jobs.cell import Steps
-from jobs.result import RunResult
 from tests.figures import full, record
-from tests.reinit.pod import Pod
+from tests.reinit.pod import Pod, assert_same_bits
 from tests.reinit.tiny import small_cell, write_sentences, write_small_model
 
 STEPS = 150
@@ -67,18 +66,11 @@ def test_runs_killed_at_random_instants_end_with_the_bits_of_runs_that_were_not(
     resumed += last.said.count("resumed")
     assert kills
     assert resumed
-    runs = 0
     for cell in cells:
-        expected, found = (pod.store.results(cell.digest).results for pod in (whole, last))
-        assert set(found) == set(expected) == set(seeds)
-        for seed in seeds:
-            one, other = expected[seed], found[seed]
-            assert isinstance(one, RunResult)
-            assert isinstance(other, RunResult)
-            assert one.provenance.world_size == ranks
-            measured = [(each.predictions, each.metrics, each.train_loss) for each in (one, other)]
-            assert measured[0] == measured[1], f"{cell.recipe.precision} seed {seed}"
-            runs += 1
+        assert_same_bits(whole, last, cell, seeds)
+        worlds = {run.provenance.world_size for run in last.store.results(cell.digest).results.values()}
+        assert worlds == {ranks}
+    runs = len(cells) * len(seeds)
     record(
         "test_resume",
         f"{ranks} {'rank' if ranks == 1 else 'ranks'}, fp32 and bf16: {kills} kills, {resumed} times resumed; "

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.cell import Steps
-from jobs.result import RunResult
 from reinit.stop import GRACE_SECONDS
 from tests.figures import full, record
-from tests.reinit.pod import Pod
+from tests.reinit.pod import Pod, assert_same_bits
 from tests.reinit.tiny import small_cell, write_sentences, write_small_model
 
 EVERY_STEP = """
@@ -107,13 +106,7 @@ def test_a_signal_at_any_stage_costs_no_bit(tmp_path: Path) -> None:
             ended.append(one)
     last = Pod(tmp_path / "last", store, [cell], seeds, data, model)
     assert last.run() == 0, last.out + last.errors
-    expected, found = (pod.store.results(cell.digest).results for pod in (whole, last))
-    assert set(found) == set(expected) == set(seeds)
-    for seed in seeds:
-        one_result, other = expected[seed], found[seed]
-        assert isinstance(one_result, RunResult)
-        assert isinstance(other, RunResult)
-        assert (one_result.science12, one_result.train_loss) == (other.science12, other.train_loss)
+    assert_same_bits(whole, last, cell, seeds)
     assert not list((tmp_path / "store" / "checkpoints").rglob("*.json"))
     slowest = max(one.seconds for one in ended)
     resumed = sum("resumed" in one.pod.said for one in ended) + ("resumed" in last.said)
