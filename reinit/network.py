@@ -21,7 +21,9 @@ from transformers.utils import logging
 
 from jobs.cell import Cell, Model, Permute, Probe, Recipe, Reinit
 from jobs.errors import DataError, SpecError
+from reinit.forms import Form, PaddedClassifier
 from reinit.optimiser import Group, parameter_groups
+from reinit.packed import PackedClassifier, packs
 from reinit.places import Places, check_files, resolve_model, weight_files
 from reinit.probe import ProbeNetwork
 from reinit.surgery import (
@@ -78,6 +80,7 @@ class Network:
             for name in fresh:
                 # Nothing random before a seed is known, so that two loads are equal.
                 network.get_parameter(name).zero_()
+        self._packed = PackedClassifier(network, self.stack, dropout) if packs(network) else None
         self._pristine = {name: value.clone() for name, value in network.state_dict().items()}
         self._names = [name for name, _ in network.named_parameters() if name not in fresh]
         self.reset()
@@ -130,6 +133,13 @@ class Network:
         draw_head(head, self.module, seed)
         self.groups = parameter_groups(self.module, self.stack, self.fresh, cell)
         self.module.train()
+
+    @property
+    def form(self) -> Form:
+        """What the engine trains: `module`, called with whole batches, packed where its architecture allows that."""
+        if self._packed is not None and self.module is self._network:
+            return self._packed
+        return PaddedClassifier(self.module, self.pad_token)
 
     def before_scoring(self, cell: Cell, seed: int) -> None:
         """What the treatment does to the trained network before it is scored: only the released probe does anything."""

@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
 from jobs.cell import Cell
-from reinit.batches import collate, training_batches
+from reinit.batches import PackedBatch, training_batches
 from reinit.data import Example
 from reinit.engine import build_engine, close_engine
+from reinit.forms import Form, PaddedBatch
+from reinit.graphs import room_for
 from reinit.network import Network
+from reinit.packed import PackedClassifier
 from reinit.ranks import Ranks
 from reinit.stop import StoppedError
 from reinit.streams import stream_seed
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
     from reinit.checkpoint import Keeper
+
+STEPS_TOGETHER: Final = 16
+"""On a GPU; after each so many steps it is waited for."""
 
 OnStep = Callable[[int, float], bool | None]
 """Called after each optimiser step with the number of steps done and the step's loss; may raise to stop the run, and
@@ -65,54 +71,92 @@ def train(
         StoppedError: a signal came; the keeper was asked to keep where the run is.
         UnusableError: a checkpoint could not be loaded; the network has to be prepared again.
     """
-    recipe, task = cell.recipe, cell.task
+    recipe = cell.recipe
     steps = recipe.steps(len(examples))
-    engine = build_engine(network.module, network.groups, recipe, steps, ranks)
+    form = network.form
+    engine = build_engine(form, form.fit_to(examples, network.groups), recipe, steps, ranks)
     try:
         engine.train()
         torch.manual_seed(stream_seed(seed, "dropout", ranks.rank))
         losses = keeper.resume(engine) if keeper else []
-        for step, batch in islice(enumerate(training_batches(examples, recipe, seed)), len(losses), None):
-            losses.append(_step(engine, network, batch, ranks, step, regression=task.labels is None))
+        step = Step(engine, form, cell, ranks)
+        batches = islice(training_batches(examples, recipe, seed), len(losses), None)
+        while together := list(islice(batches, step.together)):
+            first = len(losses)
+            losses += _finite(torch.stack([step(batch) for batch in together]).tolist(), first)
             try:
-                is_due = on_step(step + 1, losses[-1])
+                wishes = [on_step(done, losses[done - 1]) for done in range(first + 1, len(losses) + 1)]
             except StoppedError:
                 if keeper:
                     keeper.save(engine, losses)
                 raise
-            if keeper and is_due:
+            if keeper and any(wishes):
                 keeper.save(engine, losses)
     finally:
         close_engine(engine)
+        form.release()
     last_epoch = min(steps, -(-len(examples) // recipe.batch_size))
     return math.fsum(losses[-last_epoch:]) / last_epoch
 
 
-def _step(
-    engine: DeepSpeedEngine,
-    network: Network,
-    examples: Sequence[Example],
-    ranks: Ranks,
-    step: int,
-    *,
-    regression: bool,
-) -> float:
-    """One optimiser step on one global batch; returns its mean loss."""
-    # A rank without a share of the last partial batch takes part with an example that weighs nothing.
-    share = examples[ranks.rank :: ranks.world_size]
-    batch = collate(share or examples[:1], network.pad_token).to(ranks.device)
-    logits = engine(**batch.inputs).logits.float()
-    loss = losses_of(logits, batch.labels, regression=regression).sum() * bool(share) / len(examples)
-    whole = loss.detach().clone()
-    if ranks.world_size > 1:
-        torch.distributed.all_reduce(whole)
-    value = float(whole)
-    if not math.isfinite(value):
-        raise DivergedError(step, value)
-    # DeepSpeed averages gradients over ranks; the mean over the global batch is the sum of the shares.
-    engine.backward(loss * ranks.world_size)
-    engine.step()
-    return value
+def _finite(losses: list[float], done: int) -> list[float]:
+    """The losses, if all are; `done` steps went before them."""
+    for step, loss in enumerate(losses, start=done):
+        if not math.isfinite(loss):
+            raise DivergedError(step, loss)
+    return losses
+
+
+class Step:
+    """The optimiser step of one run.
+
+    On a GPU nothing waits for it: a step whose loss is not finite changes nothing there, and losses are read some steps
+    at a time.
+    """
+
+    def __init__(self, engine: DeepSpeedEngine, form: Form, cell: Cell, ranks: Ranks) -> None:
+        """Of a run whose engine trains `form`."""
+        self._engine, self._form, self._ranks = engine, form, ranks
+        self._regression = cell.task.labels is None
+        self._bf16 = cell.recipe.precision == "bf16"
+        on_gpu = ranks.device.type == "cuda"
+        self.together = STEPS_TOGETHER if on_gpu else 1
+        """Steps whose losses are read together."""
+        self._texts = cell.recipe.batch_size
+        self._graphs = form.graphs if on_gpu and ranks.world_size == 1 and isinstance(form, PackedClassifier) else None
+        self._parameters = [parameter for parameter in form.parameters() if parameter.requires_grad]
+        if self._graphs is not None and isinstance(form, PackedClassifier):
+            self._graphs.keep_if((form.layout(), self._regression, self._bf16))
+
+    def __call__(self, examples: Sequence[Example]) -> Tensor:
+        """One step on one global batch; its mean loss, float32 [], on the device."""
+        ranks = self._ranks
+        # A rank without a share of the last partial batch takes part with an example that weighs nothing.
+        share = examples[ranks.rank :: ranks.world_size]
+        weight = bool(share) / len(examples)
+        if self._graphs is not None and isinstance(self._form, PackedClassifier):
+            batch = self._form.collate(examples, weight, ranks.device, room_for, self._texts)
+            whole = self._graphs(batch, self._parameters, self._autocast_loss)
+        else:
+            loss = self._loss(self._engine, self._form.collate(share or examples[:1], weight, ranks.device))
+            whole = loss.detach().clone()
+            if ranks.world_size > 1:
+                torch.distributed.all_reduce(whole)
+            # DeepSpeed averages gradients over ranks; the mean over the global batch is the sum of the shares.
+            self._engine.backward(loss * ranks.world_size)
+        self._engine.optimizer.skip = (~whole.isfinite()).float()
+        self._engine.step()
+        return whole
+
+    def _loss(self, forward: Callable[[Any], Tensor], batch: PackedBatch | PaddedBatch) -> Tensor:
+        losses = losses_of(forward(batch).float(), batch.labels, regression=self._regression)
+        return (losses * batch.weights).sum()
+
+    def _autocast_loss(self, batch: PackedBatch) -> Tensor:
+        """As the engine computes it; its own way in counts and times on the host, which a graph cannot repeat."""
+        with torch.autocast("cuda", torch.bfloat16, enabled=self._bf16):
+            logits = self._form.forward(batch)
+        return self._loss(lambda _: logits, batch)
 
 
 def losses_of(logits: Tensor, labels: Tensor, *, regression: bool) -> Tensor:

@@ -1,0 +1,86 @@
+"""The rows of a token embedding that a run's texts have, in the place of all of them while it trains.
+
+Law: exact. A row that never occurs has no gradient, and without weight decay AdamW leaves it as it is; so it need not
+be in the optimiser's memory, nor in its passes over that. The rows that do occur are trained at every step, also where
+a batch lacks them, since AdamW moves a row after its last gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from reinit.data import Example
+from reinit.optimiser import Group
+
+TOGETHER: Final = 1024
+
+
+class UsedRows:
+    """Of one embedding, taken out with `take` and put back with `put_back`.
+
+    On a GPU the rows taken are filled up to a multiple of `TOGETHER`, so that runs share a shape, and rows of one shape
+    are one tensor at one address: captured graphs refer to it.
+    """
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        """Of an embedding that is looked up by token ids and used for nothing else."""
+        self._embedding = embedding
+        self._places: NDArray[np.int64] | None = None
+        self._whole: nn.Parameter | None = None
+        self._padding: int | None = None
+        self._rows = torch.empty(0, dtype=torch.int64)
+        self._kept = dict[int, nn.Parameter]()
+
+    @torch.no_grad()
+    def take(self, examples: Sequence[Example], groups: Sequence[Group]) -> list[Group]:
+        """Leave only the rows of these texts in the embedding, and return the optimiser's groups with them.
+
+        Nothing happens where it would not be exact, or would save nothing.
+        """
+        whole = self._embedding.weight
+        used = np.unique(np.concatenate([example.input_ids for example in examples]))
+        multiple = TOGETHER if whole.is_cuda else 1
+        room = -(-len(used) // multiple) * multiple
+        decays = {group.weight_decay for group in groups if any(each is whole for each in group.parameters)}
+        if decays != {0.0} or room >= len(whole) or self._embedding.max_norm is not None:
+            return list(groups)
+        self._places = np.zeros(len(whole), np.int64)
+        self._places[used] = np.arange(len(used))
+        self._rows = torch.from_numpy(used).to(whole.device)
+        if room not in self._kept:
+            self._kept = {room: nn.Parameter(whole.new_empty(room, whole.shape[1]))}
+        taken = self._kept[room]
+        taken.zero_()
+        taken[: len(used)] = whole[self._rows]
+        self._whole, self._embedding.weight = whole, taken
+        self._padding = padding = self._embedding.padding_idx
+        self._embedding.num_embeddings = room
+        self._embedding.padding_idx = None if padding not in used else int(self._places[padding])
+        return [_with(group, whole, taken) for group in groups]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """The whole embedding again, the trained rows in their places."""
+        if self._whole is None:
+            return
+        taken = self._embedding.weight
+        self._whole[self._rows] = taken[: len(self._rows)]
+        taken.grad = None
+        self._embedding.weight = self._whole
+        self._embedding.num_embeddings, self._embedding.padding_idx = len(self._whole), self._padding
+        self._places = self._whole = None
+
+    def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row of each token id as the embedding is now."""
+        return ids if self._places is None else self._places[ids]
+
+
+def _with(group: Group, old: Tensor, new: nn.Parameter) -> Group:
+    return replace(group, parameters=tuple(new if each is old else each for each in group.parameters))

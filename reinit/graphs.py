@@ -1,0 +1,96 @@
+"""Loss and gradients of a step as CUDA graphs: one for each number of tokens, replayed in one launch.
+
+Law: a replay computes what the same code computes kernel by kernel, dropout drawn from the same generator. A graph is
+captured without moving a weight or the generator, so that it makes no difference when that happens.
+
+At the paper's batch of 8 short texts a GPU waits for its host: launching a step's thousand kernels one by one takes
+several times as long as running them (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from reinit.packed import PackedBatch
+
+TOKENS = 32
+"""Batches are filled up to a multiple of this, and to a larger one where it makes no difference."""
+WARM = 2
+"""Steps before a capture: libraries make their workspaces when first used."""
+
+
+def room_for(tokens: int) -> int:
+    """The number of tokens that a graph for a batch of `tokens` has: at most an eighth more, or the next 32."""
+    multiple = TOKENS
+    while tokens > 16 * multiple:
+        multiple *= 2
+    return -(-tokens // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    batch: PackedBatch
+    loss: Tensor
+    gradients: list[tuple[nn.Parameter, Tensor]]
+
+
+class Graphs:
+    """Of one module's loss; kept as long as its parameters are the same tensors."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._captured: dict[tuple[int, int], _Captured] = {}
+        self._pool: tuple[int, int] | None = None
+
+    def keep_if(self, key: object) -> None:
+        """Forget every graph that was captured for another `key`: of parameters, layers, precision and loss."""
+        if key != self._key:
+            self._key, self._pool = key, None
+            self._captured.clear()
+
+    def __call__(
+        self, batch: PackedBatch, parameters: list[nn.Parameter], loss_of: Callable[[PackedBatch], Tensor]
+    ) -> Tensor:
+        """The loss of `batch`, float32 []; the gradients are in `parameters`, and hold until the next call."""
+        shape = (len(batch.flat), batch.texts)
+        captured = self._captured.get(shape)
+        if captured is None:
+            captured = self._captured[shape] = self._capture(batch, parameters, loss_of)
+        captured.batch.flat.copy_(batch.flat, non_blocking=True)
+        captured.graph.replay()
+        for parameter, gradient in captured.gradients:
+            parameter.grad = gradient
+        return captured.loss.clone()
+
+    def _capture(
+        self, batch: PackedBatch, parameters: list[nn.Parameter], loss_of: Callable[[PackedBatch], Tensor]
+    ) -> _Captured:
+        static = PackedBatch(batch.flat.clone(), batch.texts)
+        device = static.flat.device
+        random = torch.cuda.get_rng_state(device)
+
+        def step() -> Tensor:
+            for parameter in parameters:
+                parameter.grad = None
+            loss = loss_of(static)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+
+        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM):
+                step()
+        torch.cuda.current_stream(device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            loss = step()
+        self._pool = graph.pool()
+        torch.cuda.set_rng_state(random, device)
+        gradients = [(each, each.grad) for each in parameters if each.grad is not None]
+        return _Captured(graph, static, loss, gradients)
