@@ -37,9 +37,8 @@ from jobs.cell import Cell, Epochs, Model, Recipe, Reinit
 from jobs.tasks import GLUE
 from reinit.batches import Batch, collate
 from reinit.data import Example
-from reinit.engine import build_optimiser, build_schedule
+from reinit.engine import build_schedule
 from reinit.network import Network
-from reinit.optimiser import Group
 from reinit.places import Places, pin
 from reinit.ranks import Ranks, device_model, join_ranks
 from reinit.train import losses_of, train
@@ -324,11 +323,9 @@ class Plain:
         self.parameters = tuple(self.network.parameters())
         recipe = Recipe(duration=Epochs(epochs=3))
         if loops:
-            self.optimiser = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, foreach=False, fused=False)
+            self.optimiser = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, foreach=False, weight_decay=0.0)
         else:
-            names = tuple(str(number) for number in range(len(self.parameters)))
-            group = Group("all", recipe.learning_rate, 0.0, names, self.parameters)
-            self.optimiser = build_optimiser([group], recipe)
+            self.optimiser = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
         self.schedule = build_schedule(self.optimiser, recipe, 10_000)
 
     def __call__(self, rows: Sequence[Example]) -> None:

@@ -8,11 +8,12 @@ is autocast around them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 from torch.optim.lr_scheduler import LambdaLR
 
 from jobs.cell import Recipe
@@ -43,7 +44,7 @@ def build_engine(
 
     from reinit.restricted import RestrictedEngine
 
-    optimiser = build_optimiser(groups, recipe, tuple(module.parameters()))
+    optimiser = ClippedAdamW(groups, recipe, tuple(module.parameters()))
     engine: DeepSpeedEngine
     engine, *_ = deepspeed.initialize(
         model=module,
@@ -97,38 +98,73 @@ class ClippedAdamW(torch.optim.AdamW):
     """Fused AdamW that clips the gradient's norm on its way: no pass over the gradients of its own, no wait for a GPU.
 
     Attributes:
+        norm: of the gradients at hand, float32 [], where somebody has it; it is computed otherwise.
         skip: float32 [], 1 where the next step must change nothing; None for no such question.
     """
 
     def __init__(self, groups: Sequence[Group], recipe: Recipe, clipped: Sequence[nn.Parameter]) -> None:
         """All numbers are the recipe's; the norm is that of the gradients of `clipped`, in a group or not."""
+        alike: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for group in groups:
+            alike.setdefault((group.learning_rate, group.weight_decay), []).extend(group.parameters)
         super().__init__(
-            [
-                {"params": group.parameters, "lr": group.learning_rate, "weight_decay": group.weight_decay}
-                for group in groups
-            ],
+            [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in alike.items()],
             lr=recipe.learning_rate,
             betas=(recipe.beta1, recipe.beta2),
             eps=recipe.epsilon,
             fused=True,
         )
+        self.norm: Tensor | None = None
         self.skip: Tensor | None = None
-        self._clipped, self._most = tuple(clipped), recipe.grad_clip
+        self._clipped, self._recipe = tuple(clipped), recipe
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        gradients = [parameter.grad for parameter in self._clipped if parameter.grad is not None]
-        # As torch and DeepSpeed clip; what is handed over divides.
-        norm = nn.utils.get_total_norm(gradients, foreach=True)
-        self.grad_scale = ((norm + 1e-6) / self._most).clamp_(min=1.0)
-        self.found_inf = self.skip
-        super().step(closure)
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """One update of every parameter that has a gradient.
+
+        Torch's own `step` asks every parameter the same questions at every step, for longer than a GPU takes for the
+        update.
+        """
+        norm = norm_of(self._clipped) if self.norm is None else self.norm
+        # As torch and DeepSpeed clip; the fused kernel divides by what it is given.
+        scale = ((norm + 1e-6) / self._recipe.grad_clip).clamp_(min=1.0)
+        for group in self.param_groups:
+            members = [parameter for parameter in group["params"] if parameter.grad is not None]
+            states = [self.state[parameter] or self._begin(parameter) for parameter in members]
+            if members:
+                adamw(
+                    members,
+                    [parameter.grad for parameter in members],
+                    [state["exp_avg"] for state in states],
+                    [state["exp_avg_sq"] for state in states],
+                    [],
+                    [state["step"] for state in states],
+                    fused=True,
+                    grad_scale=scale,
+                    found_inf=self.skip,
+                    amsgrad=False,
+                    maximize=False,
+                    beta1=self._recipe.beta1,
+                    beta2=self._recipe.beta2,
+                    eps=self._recipe.epsilon,
+                    lr=group["lr"],
+                    weight_decay=group["weight_decay"],
+                )
+
+    def _begin(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """The state before the first step, under torch's names."""
+        self.state[parameter] = state = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+        return state
 
 
-def build_optimiser(groups: Sequence[Group], recipe: Recipe, clipped: Sequence[nn.Parameter]) -> ClippedAdamW:
-    """The recipe's AdamW over the groups; the norm that it clips is that of `clipped`."""
-    return ClippedAdamW(groups, recipe, clipped)
+def norm_of(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The norm of the gradients that there are, as of one vector; float32 []."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return nn.utils.get_total_norm(gradients, foreach=True)
 
 
 def build_schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LambdaLR:

@@ -1,4 +1,4 @@
-"""Loss and gradients of a step as CUDA graphs: one for each number of tokens, replayed in one launch.
+"""Loss, gradients and their norm as CUDA graphs: one for each number of tokens, replayed in one launch.
 
 Law: a replay computes what the same code computes kernel by kernel, dropout drawn from the same generator. A graph is
 captured without moving a weight or the generator, so that it makes no difference when that happens.
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reinit.packed import PackedBatch
+from reinit.batches import PackedBatch
+from reinit.engine import norm_of
 
 TOKENS = 32
 """Batches are filled up to a multiple of this, and to a larger one where it makes no difference."""
@@ -36,6 +37,7 @@ class _Captured:
     graph: torch.cuda.CUDAGraph
     batch: PackedBatch
     loss: Tensor
+    norm: Tensor
     gradients: list[tuple[nn.Parameter, Tensor]]
 
 
@@ -55,8 +57,11 @@ class Graphs:
 
     def __call__(
         self, batch: PackedBatch, parameters: list[nn.Parameter], loss_of: Callable[[PackedBatch], Tensor]
-    ) -> Tensor:
-        """The loss of `batch`, float32 []; the gradients are in `parameters`, and hold until the next call."""
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of `batch` and the norm of its gradients, each float32 [].
+
+        The gradients are in `parameters`; they and the norm hold until the next call.
+        """
         shape = (len(batch.flat), batch.texts)
         captured = self._captured.get(shape)
         if captured is None:
@@ -65,7 +70,7 @@ class Graphs:
         captured.graph.replay()
         for parameter, gradient in captured.gradients:
             parameter.grad = gradient
-        return captured.loss.clone()
+        return captured.loss.clone(), captured.norm
 
     def _capture(
         self, batch: PackedBatch, parameters: list[nn.Parameter], loss_of: Callable[[PackedBatch], Tensor]
@@ -74,12 +79,12 @@ class Graphs:
         device = static.flat.device
         random = torch.cuda.get_rng_state(device)
 
-        def step() -> Tensor:
+        def step() -> tuple[Tensor, Tensor]:
             for parameter in parameters:
                 parameter.grad = None
             loss = loss_of(static)
             loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
+            return loss.detach(), norm_of(parameters)
 
         side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(device))
@@ -89,8 +94,8 @@ class Graphs:
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            loss = step()
+            loss, norm = step()
         self._pool = graph.pool()
         torch.cuda.set_rng_state(random, device)
         gradients = [(each, each.grad) for each in parameters if each.grad is not None]
-        return _Captured(graph, static, loss, gradients)
+        return _Captured(graph, static, loss, norm, gradients)

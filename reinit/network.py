@@ -151,6 +151,8 @@ class Network:
         """Every layer, parameter and buffer as after loading, bit by bit; all trainable, no gradients."""
         restore(self.stack)
         for name, value in self._network.state_dict().items():
+            # Once on its device, since each run begins here.
+            self._pristine[name] = self._pristine[name].to(value.device)
             value.copy_(self._pristine[name])
         self._network.requires_grad_(True)
         self._network.zero_grad(set_to_none=True)

@@ -22,6 +22,7 @@ from reinit.batches import PackedBatch, pack
 from reinit.data import Example
 from reinit.embedding import UsedRows
 from reinit.graphs import Graphs
+from reinit.joined import Weights, joined_weights
 from reinit.optimiser import Group
 from reinit.surgery import Stack
 
@@ -172,55 +173,84 @@ class PackedClassifier(nn.Module):
         if hasattr(base, "embeddings_project"):
             states = base.embeddings_project(states)
         states_NH = states.squeeze(0)
-        bias = self._bias(places, texts, states_NH.dtype)
+        bias = self._bias(places, texts)
         layers = [self._family.layer(layer) for layer in self._stack[0].layers]
+        weights = self._weights(layers, states_NH.device)
         for layer in layers[:-1]:
-            states_NH = self._layer(layer, states_NH, states_NH, bias)
-        firsts_BH = states_NH.index_select(0, batch.firsts)
-        firsts_BH = self._layer(layers[-1], firsts_BH, states_NH, bias.index_select(-2, batch.firsts))
-        return self._family.head(self.network, firsts_BH.unsqueeze(1))
+            states_NH = self._layer(layer, weights, states_NH, None, bias)
+        states_BH = self._layer(layers[-1], weights, states_NH, batch.firsts, bias)
+        return self._family.head(self.network, states_BH.unsqueeze(1))
 
-    def _bias(self, places: Tensor, texts: Tensor, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores of attention, [N, N] or [h, N, N]: minus infinity between texts."""
+    def _weights(self, layers: Sequence[Layer], device: torch.device) -> Weights:
+        """Weight and bias of every linear map of the layers, by module; one for query, key and value, by the query's.
+
+        On a GPU each kernel has its price at the sizes of this project, so that one product is better than three, and
+        one copy of all weights in bf16 better than autocast's copy of each.
+        """
+        linears = [each for layer in layers for each in (layer.out, layer.up, layer.down)]
+        if device.type != "cuda":
+            return {}
+        triples = [(layer.query, layer.key, layer.value) for layer in layers]
+        bf16 = torch.is_autocast_enabled("cuda")
+        return joined_weights([*triples, *((each,) for each in linears)] if bf16 else triples, torch.bfloat16 if bf16 else torch.float32)
+
+    def _bias(self, places: Tensor, texts: Tensor) -> Tensor:
+        """What is added to the scores of attention, [h or 1, N, N]: minus infinity between texts."""
         is_other = texts.unsqueeze(1) != texts.unsqueeze(0)
-        relative = getattr(getattr(self.network.base_model, "encoder", None), "relative_attention_bias", None)
-        if relative is None:
-            return torch.zeros(is_other.shape, dtype=dtype, device=is_other.device).masked_fill_(is_other, -torch.inf)
-        encoder: Any = self.network.base_model.encoder
+        device = texts.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        encoder: Any = getattr(self.network.base_model, "encoder", None)
+        if not hasattr(encoder, "relative_attention_bias"):
+            return torch.zeros_like(is_other, dtype=dtype).masked_fill_(is_other, -torch.inf).unsqueeze(0)
         buckets = encoder.relative_position_bucket(places.unsqueeze(0) - places.unsqueeze(1))
-        bias: Tensor = relative(buckets).permute(2, 0, 1).masked_fill(is_other, -torch.inf)
-        return bias
+        bias: Tensor = encoder.relative_attention_bias(buckets).permute(2, 0, 1).to(dtype)
+        return bias.masked_fill(is_other, -torch.inf)
 
-    def _layer(self, layer: Layer, queries_BH: Tensor, states_NH: Tensor, bias: Tensor) -> Tensor:
-        """The layer's output at `queries_BH`, which attend to `states_NH`."""
-        attended_BH = self._attend(layer, queries_BH, states_NH, bias)
-        mixed_BH = layer.out(attended_BH)
+    def _layer(
+        self, layer: Layer, weights: Weights, states_NH: Tensor, firsts: Tensor | None, bias: Tensor
+    ) -> Tensor:
+        """The layer's output, at `firsts` alone if they are given."""
+        inputs_BH = states_NH if firsts is None else states_NH.index_select(0, firsts)
+        query, key, value = self._project(layer, weights, states_NH, inputs_BH)
+        if firsts is not None:
+            bias = bias.index_select(1, firsts)
+        mixed_BH = _linear(layer.out, weights, self._attend(query, key, value, bias))
         if layer.drops_attention:
             mixed_BH = self._drop(mixed_BH)
-        middle_BH = layer.attention_norm(mixed_BH + queries_BH)
-        output_BH = self._drop(layer.down(layer.activation(layer.up(middle_BH))))
-        output_BH = layer.output_norm(output_BH + middle_BH)
+        middle_BH = layer.attention_norm(mixed_BH + inputs_BH)
+        wide = layer.activation(_linear(layer.up, weights, middle_BH))
+        output_BH: Tensor = layer.output_norm(self._drop(_linear(layer.down, weights, wide)) + middle_BH)
         return output_BH
 
-    def _attend(self, layer: Layer, queries_BH: Tensor, states_NH: Tensor, bias: Tensor) -> Tensor:
-        query, key, value = (
-            projected.view(len(projected), self._heads, -1).transpose(0, 1)
-            for projected in (layer.query(queries_BH), layer.key(states_NH), layer.value(states_NH))
-        )
-        if query.is_cuda:
-            attended = F.scaled_dot_product_attention(
-                query.unsqueeze(0),
-                key.unsqueeze(0),
-                value.unsqueeze(0),
-                attn_mask=bias.to(query.dtype).expand(1, self._heads, -1, -1),
-                dropout_p=self._dropout if self.training else 0.0,
-            ).squeeze(0)
+    def _project(
+        self, layer: Layer, weights: Weights, states_NH: Tensor, inputs_BH: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query of the inputs, key and value of the states, each [h, N or B, d]."""
+
+        def heads(projected: Tensor) -> Tensor:
+            return projected.view(len(projected), self._heads, -1).transpose(0, 1)
+
+        if layer.query not in weights:
+            return heads(layer.query(inputs_BH)), heads(layer.key(states_NH)), heads(layer.value(states_NH))
+        weight, bias = weights[layer.query]
+        if inputs_BH is states_NH:
+            query, key, value = F.linear(states_NH, weight, bias).chunk(3, dim=1)
         else:
-            # Torch has no fused attention with dropout on a CPU, and its own way in steps is slower than these.
-            bias = bias.to(query.dtype).expand(self._heads, -1, -1)
-            scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
-            attended = torch.bmm(self._drop(scores.softmax(-1)), value)
-        return attended.transpose(0, 1).reshape(len(queries_BH), -1)
+            size = len(weight) // 3
+            query = F.linear(inputs_BH, weight[:size], bias[:size])
+            key, value = F.linear(states_NH, weight[size:], bias[size:]).chunk(2, dim=1)
+        return heads(query), heads(key), heads(value)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        """Attention written out, [B, H]: at these sizes faster than torch's fused kernels, on a CPU and on a GPU."""
+        scores = torch.baddbmm(bias.expand(self._heads, -1, -1), query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
+        attended = torch.bmm(self._drop(scores.softmax(-1, dtype=torch.float32)), value)
+        return attended.transpose(0, 1).flatten(1)
 
     def _drop(self, values: Tensor) -> Tensor:
         return F.dropout(values, self._dropout, self.training)
+
+
+def _linear(module: nn.Linear, weights: Weights, values: Tensor) -> Tensor:
+    result: Tensor = F.linear(values, *weights[module]) if module in weights else module(values)
+    return result

@@ -136,7 +136,7 @@ class Step:
         weight = bool(share) / len(examples)
         if self._graphs is not None and isinstance(self._form, PackedClassifier):
             batch = self._form.collate(examples, weight, ranks.device, room_for, self._texts)
-            whole = self._graphs(batch, self._parameters, self._autocast_loss)
+            whole, self._engine.optimizer.norm = self._graphs(batch, self._parameters, self._autocast_loss)
         else:
             loss = self._loss(self._engine, self._form.collate(share or examples[:1], weight, ranks.device))
             whole = loss.detach().clone()
