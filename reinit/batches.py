@@ -59,7 +59,7 @@ class PackedBatch:
     """B texts of N tokens in all, as one tensor, so that it goes to a device in one copy."""
 
     flat: Tensor
-    """int64 [4 N + 3 B]: of each token its id, type, place in its text and text's number; of each text where its first
+    """int64 [4 N + 3 B]: of each token its id, type, position and text's number; of each text where its first
     token is, and the bits of its label and of its weight in the loss as float64."""
     texts: int
 
@@ -71,9 +71,9 @@ class PackedBatch:
 
     @property
     def tokens(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Ids, types, places and text numbers, each int64 [N]."""
-        ids, types, places, texts = self.flat[: len(self.flat) - 3 * self.texts].view(4, -1).unbind()
-        return ids, types, places, texts
+        """Ids, types, positions and text numbers, each int64 [N]."""
+        ids, types, positions, texts = self.flat[: len(self.flat) - 3 * self.texts].view(4, -1).unbind()
+        return ids, types, positions, texts
 
     @property
     def firsts(self) -> Tensor:
@@ -100,6 +100,7 @@ def pack(
     rows_of: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda ids: ids,
     room: Callable[[int], int] = lambda tokens: tokens,
     texts: int | None = None,
+    padding: int | None = None,
 ) -> PackedBatch:
     """One row of these texts, each with `weight` in the loss.
 
@@ -109,17 +110,27 @@ def pack(
         rows_of: the rows of the embedding that token ids have.
         room: how many tokens there are to be; the rest is a text of its own that nobody reads.
         texts: how many there are to be; the rest has no weight.
+        padding: where positions are counted from the padding token's id on, that id. There a padding token that a text
+            happens to spell out has no position of its own.
     """
     lengths = np.array([len(example.input_ids) for example in examples])
     used = int(lengths.sum())
     width, rows = room(used), texts or len(examples)
     flat = np.zeros(4 * width + 3 * rows, np.int64)
     of_tokens, of_texts = flat[: 4 * width].reshape(4, width), flat[4 * width :].reshape(3, rows)
-    of_tokens[0, :used] = rows_of(np.concatenate([example.input_ids for example in examples]))
+    ids = np.concatenate([example.input_ids for example in examples])
+    of_tokens[0, :used] = rows_of(ids)
     if examples[0].token_type_ids is not None:
         of_tokens[1, :used] = np.concatenate([example.token_type_ids for example in examples])
     starts = lengths.cumsum() - lengths
-    of_tokens[2, :used] = np.arange(used) - np.repeat(starts, lengths)
+    if padding is None:
+        of_tokens[2, :used] = np.arange(used) - np.repeat(starts, lengths)
+    else:
+        counted = ids != padding
+        counts = counted.cumsum()
+        before = counts[starts] - counted[starts]
+        of_tokens[2] = padding
+        of_tokens[2, :used] += counted * (counts - np.repeat(before, lengths))
     of_tokens[3, :used] = np.repeat(np.arange(len(examples)), lengths)
     of_tokens[3, used:] = rows
     of_texts[0, : len(examples)] = starts

@@ -102,7 +102,7 @@ class Family:
     """Logits [B, outputs] from each text's first state, [B, 1, H]."""
     has_types: bool = True
     has_offset: bool = False
-    """Whether places are counted from the padding token's id on."""
+    """Whether positions are counted from the padding token's id on."""
 
 
 FAMILIES: Final[dict[str, Family]] = {
@@ -136,6 +136,7 @@ class PackedClassifier(nn.Module):
         self._dropout = dropout
         self._family = FAMILIES[type(network).__name__]
         self._heads: int = network.config.num_attention_heads
+        self._padding: int | None = network.base_model.embeddings.padding_idx if self._family.has_offset else None
         self._rows = UsedRows(network.get_input_embeddings())
         self.graphs = Graphs()
 
@@ -156,7 +157,7 @@ class PackedClassifier(nn.Module):
         texts: int | None = None,
     ) -> PackedBatch:
         """These texts on `device`, each with `weight` in the loss; see `pack`."""
-        return pack(examples, weight, self._rows.places, room, texts).to(device)
+        return pack(examples, weight, self._rows.places, room, texts, self._padding).to(device)
 
     def layout(self) -> object:
         """What a captured graph depends on: the tensors of the parameters, and the layers in their order."""
@@ -165,15 +166,14 @@ class PackedClassifier(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits, [B, outputs]."""
-        ids, types, places, texts = batch.tokens
+        ids, types, positions, texts = batch.tokens
         base: Any = self.network.base_model
-        offset = base.embeddings.padding_idx + 1 if self._family.has_offset else 0
         more = {"token_type_ids": types.unsqueeze(0)} if self._family.has_types else {}
-        states = base.embeddings(input_ids=ids.unsqueeze(0), position_ids=(places + offset).unsqueeze(0), **more)
+        states = base.embeddings(input_ids=ids.unsqueeze(0), position_ids=positions.unsqueeze(0), **more)
         if hasattr(base, "embeddings_project"):
             states = base.embeddings_project(states)
         states_NH = states.squeeze(0)
-        bias = self._bias(places, texts)
+        bias = self._bias(texts)
         layers = [self._family.layer(layer) for layer in self._stack[0].layers]
         weights = self._weights(layers, states_NH.device)
         for layer in layers[:-1]:
@@ -194,7 +194,7 @@ class PackedClassifier(nn.Module):
         bf16 = torch.is_autocast_enabled("cuda")
         return joined_weights([*triples, *((each,) for each in linears)] if bf16 else triples, torch.bfloat16 if bf16 else torch.float32)
 
-    def _bias(self, places: Tensor, texts: Tensor) -> Tensor:
+    def _bias(self, texts: Tensor) -> Tensor:
         """What is added to the scores of attention, [h or 1, N, N]: minus infinity between texts."""
         is_other = texts.unsqueeze(1) != texts.unsqueeze(0)
         device = texts.device.type
@@ -202,6 +202,7 @@ class PackedClassifier(nn.Module):
         encoder: Any = getattr(self.network.base_model, "encoder", None)
         if not hasattr(encoder, "relative_attention_bias"):
             return torch.zeros_like(is_other, dtype=dtype).masked_fill_(is_other, -torch.inf).unsqueeze(0)
+        places = torch.arange(len(texts), device=texts.device)
         buckets = encoder.relative_position_bucket(places.unsqueeze(0) - places.unsqueeze(1))
         bias: Tensor = encoder.relative_attention_bias(buckets).permute(2, 0, 1).to(dtype)
         return bias.masked_fill(is_other, -torch.inf)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from reinit.checkpoint import Keeper
 
 STEPS_TOGETHER: Final = 16
-"""On a GPU; after each so many steps it is waited for."""
+"""On a GPU: waiting for it after each step would leave it without work while the next one is launched."""
 
 OnStep = Callable[[int, float], bool | None]
 """Called after each optimiser step with the number of steps done and the step's loss; may raise to stop the run, and
@@ -81,7 +81,7 @@ def train(
         losses = keeper.resume(engine) if keeper else []
         step = Step(engine, form, cell, ranks)
         batches = islice(training_batches(examples, recipe, seed), len(losses), None)
-        while together := list(islice(batches, step.together)):
+        while together := list(islice(batches, steps_together(ranks.device))):
             first = len(losses)
             losses += _finite(torch.stack([step(batch) for batch in together]).tolist(), first)
             try:
@@ -97,6 +97,11 @@ def train(
         form.release()
     last_epoch = min(steps, -(-len(examples) // recipe.batch_size))
     return math.fsum(losses[-last_epoch:]) / last_epoch
+
+
+def steps_together(device: torch.device) -> int:
+    """Steps whose losses are read together, and after which a run can stop or keep a checkpoint."""
+    return STEPS_TOGETHER if device.type == "cuda" else 1
 
 
 def _finite(losses: list[float], done: int) -> list[float]:
@@ -119,14 +124,13 @@ class Step:
         self._engine, self._form, self._ranks = engine, form, ranks
         self._regression = cell.task.labels is None
         self._bf16 = cell.recipe.precision == "bf16"
-        on_gpu = ranks.device.type == "cuda"
-        self.together = STEPS_TOGETHER if on_gpu else 1
-        """Steps whose losses are read together."""
         self._texts = cell.recipe.batch_size
-        self._graphs = form.graphs if on_gpu and ranks.world_size == 1 and isinstance(form, PackedClassifier) else None
         self._parameters = [parameter for parameter in form.parameters() if parameter.requires_grad]
-        if self._graphs is not None and isinstance(form, PackedClassifier):
-            self._graphs.keep_if((form.layout(), self._regression, self._bf16))
+        # Ranks talk to each other between the gradients and the update, in a way that is the engine's.
+        can_capture = ranks.device.type == "cuda" and ranks.world_size == 1
+        self._captured = form if can_capture and isinstance(form, PackedClassifier) else None
+        if self._captured is not None:
+            self._captured.graphs.keep_if((self._captured.layout(), self._regression, self._bf16))
 
     def __call__(self, examples: Sequence[Example]) -> Tensor:
         """One step on one global batch; its mean loss, float32 [], on the device."""
@@ -134,9 +138,10 @@ class Step:
         # A rank without a share of the last partial batch takes part with an example that weighs nothing.
         share = examples[ranks.rank :: ranks.world_size]
         weight = bool(share) / len(examples)
-        if self._graphs is not None and isinstance(self._form, PackedClassifier):
-            batch = self._form.collate(examples, weight, ranks.device, room_for, self._texts)
-            whole, self._engine.optimizer.norm = self._graphs(batch, self._parameters, self._autocast_loss)
+        if self._captured is not None:
+            batch = self._captured.collate(examples, weight, ranks.device, room_for, self._texts)
+            graphs = self._captured.graphs
+            whole, self._engine.optimizer.norm = graphs(batch, self._parameters, self._captured_loss)
         else:
             loss = self._loss(self._engine, self._form.collate(share or examples[:1], weight, ranks.device))
             whole = loss.detach().clone()
@@ -152,7 +157,7 @@ class Step:
         losses = losses_of(forward(batch).float(), batch.labels, regression=self._regression)
         return (losses * batch.weights).sum()
 
-    def _autocast_loss(self, batch: PackedBatch) -> Tensor:
+    def _captured_loss(self, batch: PackedBatch) -> Tensor:
         """As the engine computes it; its own way in counts and times on the host, which a graph cannot repeat."""
         with torch.autocast("cuda", torch.bfloat16, enabled=self._bf16):
             logits = self._form.forward(batch)

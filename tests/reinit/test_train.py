@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+import reinit.train
 from jobs.cell import Cell, Recipe, Reinit, Steps
 from jobs.errors import ConfigurationError
 from jobs.tasks import GLUE
 from reinit.batches import collate
 from reinit.data import Example, TaskTokens
-from reinit.engine import build_optimiser, build_schedule, engine_config
+from reinit.engine import ClippedAdamW, build_schedule, engine_config
 from reinit.network import Network, load_tokenizer
 from reinit.optimiser import Group
 from reinit.places import Places, resolve_model
@@ -79,10 +80,16 @@ def losses_by_plain_torch(network: Network, examples: list[Example], cell: Cell,
         order = torch.randperm(len(examples), generator=stream(seed, "order", step // -(-len(examples) // 4)))
         for start in range(0, len(examples), recipe.batch_size):
             rows = [examples[index] for index in order[start : start + recipe.batch_size].tolist()]
-            batch = collate(rows, network.pad_token)
+            if recipe.dropout:
+                # Only the same forward pass draws the same masks.
+                form = network.form
+                logits = form(form.collate(rows, 1.0, torch.device("cpu")))  # type: ignore[arg-type]
+            else:
+                logits = module(**collate(rows, network.pad_token).inputs).logits
+            labels = torch.tensor([row.label for row in rows]).long()
             for group in optimiser.param_groups:
                 group["lr"] = group["base"] * (steps - step) / steps
-            loss = nn.functional.cross_entropy(module(**batch.inputs).logits, batch.labels.long())
+            loss = nn.functional.cross_entropy(logits, labels)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(module.parameters(), recipe.grad_clip)
             optimiser.step()
@@ -133,7 +140,7 @@ def test_an_engine_and_its_optimiser_die_with_their_run(network: Network, tokens
     for seed in (1, 2, 3):
         losses_by_engine(network, tokens.subset(10, 1), tiny_cell(folder), seed)
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if type(thing) is torch.optim.AdamW]
+    assert not [thing for thing in gc.get_objects() if type(thing) is ClippedAdamW]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
@@ -173,12 +180,78 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimiser_steps(
     assert all(torch.equal(value, before[name]) for name, value in network.module.state_dict().items())
 
 
+def test_losses_read_some_steps_at_a_time_are_those_read_one_by_one(
+    network: Network, tokens: TaskTokens, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = tiny_cell(folder, recipe={"duration": Steps(steps=7)})
+    examples = tokens.subset(cell.size, 1)
+    one_by_one = losses_by_engine(network, examples, cell, 1)
+    monkeypatch.setattr(reinit.train, "steps_together", lambda _: 3)
+    assert losses_by_engine(network, examples, cell, 1) == one_by_one
+    assert len(one_by_one) == 7
+
+
+def test_a_loss_that_is_not_finite_is_told_of_its_own_step_among_those_read_together(
+    network: Network, tokens: TaskTokens, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reinit.train, "steps_together", lambda _: 5)
+    cell = tiny_cell(folder, recipe={"duration": Steps(steps=8), "learning_rate": 1e30})
+    network.prepare(cell, 1)
+    heard: list[int] = []
+    with pytest.raises(DivergedError) as diverged:
+        train(network, tokens.subset(10, 1), cell, 1, RANKS, lambda step, _: heard.append(step) is not None)
+    assert 1 <= diverged.value.step < 5
+    assert not heard
+
+
+def test_the_optimiser_is_torch_s_adamw_after_torch_s_clipping() -> None:
+    """Some gradients above the norm that is clipped, some below, one parameter outside of the optimiser."""
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((5, 3), (3,), (4,))]
+    ours, peers = ([nn.Parameter(value.clone()) for value in start] for _ in range(2))
+    recipe = Recipe(weight_decay=0.1, learning_rate=1e-2)
+    groups = [
+        Group("a", 1e-2, 0.1, ("a",), (ours[0],)),
+        Group("b", 1e-2, 0.0, ("b",), (ours[1],)),
+    ]
+    optimiser = ClippedAdamW(groups, recipe, ours)
+    peer = torch.optim.AdamW(
+        [{"params": peers[:1], "weight_decay": 0.1}, {"params": peers[1:2], "weight_decay": 0.0}],
+        lr=1e-2,
+        eps=recipe.epsilon,
+        foreach=False,
+    )
+    for scale in (10.0, 0.01, 1.0):
+        for mine, other in zip(ours, peers, strict=True):
+            mine.grad = scale * torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        nn.utils.clip_grad_norm_(peers, recipe.grad_clip)
+        peer.step()
+        optimiser.step()
+    for mine, other, before in zip(ours[:2], peers[:2], start[:2], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+        assert not torch.equal(mine, before)
+    assert torch.equal(ours[2], start[2])
+
+
+def test_a_step_that_is_to_be_skipped_changes_nothing() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimiser = ClippedAdamW([Group("head", 1.0, 0.5, ("weight",), (weight,))], Recipe(), [weight])
+    weight.grad = torch.full((3,), math.nan)
+    optimiser.skip = torch.tensor(1.0)
+    optimiser.step()
+    assert torch.equal(weight, torch.ones(3))
+    weight.grad, optimiser.skip = torch.ones(3), torch.tensor(0.0)
+    optimiser.step()
+    assert weight.lt(1).all()
+
+
 def test_the_schedule_rises_over_the_warm_up_and_falls_to_zero_at_the_end() -> None:
     weight = nn.Parameter(torch.zeros(1))
     group = Group("head", 1.0, 0.0, ("weight",), (weight,))
 
     def rates(recipe: Recipe, steps: int) -> list[float]:
-        optimiser = build_optimiser([group], recipe)
+        optimiser = ClippedAdamW([group], recipe, [weight])
         schedule = build_schedule(optimiser, recipe, steps)
         seen = []
         for _ in range(steps + 1):
@@ -195,7 +268,7 @@ def test_the_schedule_rises_over_the_warm_up_and_falls_to_zero_at_the_end() -> N
 def test_epsilon_is_added_after_the_bias_correction_unlike_in_the_libraries_of_2020() -> None:
     """transformers 2.8.0 adds it before, which makes a first step of a gradient this small 16 times smaller."""
     weight = nn.Parameter(torch.zeros(1))
-    optimiser = build_optimiser([Group("head", 1.0, 0.0, ("weight",), (weight,))], Recipe())
+    optimiser = ClippedAdamW([Group("head", 1.0, 0.0, ("weight",), (weight,))], Recipe(), [weight])
     weight.grad = torch.full((1,), Recipe().epsilon)
     optimiser.step()
     assert float(weight.detach()) == pytest.approx(-0.5, rel=1e-4)
