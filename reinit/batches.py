@@ -1,12 +1,12 @@
-"""Examples -> padded or packed tensors, in a training run's order or sorted by length for evaluation.
+"""Examples -> padded tensors, in a training run's order or sorted by length for evaluation.
 
-Law: a training batch is the next `batch_size` examples of the epoch's permutation, whatever their lengths. Padding, to
-the longest of the batch, and filling, behind the last text, are masked, so they move no score.
+Law: a training batch is the next `batch_size` examples of the epoch's permutation, whatever their lengths; padding
+goes to the longest of the batch and is masked, so it moves no score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,91 +52,6 @@ def collate(examples: Sequence[Example], pad_token: int) -> Batch:
     if len(types) == len(examples):
         inputs["token_type_ids"] = padded(types, 0)
     return Batch(inputs, torch.tensor([example.label for example in examples], dtype=torch.float32))
-
-
-@dataclass(frozen=True)
-class PackedBatch:
-    """B texts of N tokens in all, as one tensor, so that it goes to a device in one copy."""
-
-    flat: Tensor
-    """int64 [4 N + 3 B]: of each token its id, type, position and text's number; of each text where its first
-    token is, and the bits of its label and of its weight in the loss as float64."""
-    texts: int
-
-    def to(self, device: torch.device) -> PackedBatch:
-        """The same batch on `device`; a GPU is not waited for."""
-        if device.type == "cpu":
-            return self
-        return PackedBatch(self.flat.pin_memory().to(device, non_blocking=True), self.texts)
-
-    @property
-    def tokens(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Ids, types, positions and text numbers, each int64 [N]."""
-        ids, types, positions, texts = self.flat[: len(self.flat) - 3 * self.texts].view(4, -1).unbind()
-        return ids, types, positions, texts
-
-    @property
-    def firsts(self) -> Tensor:
-        """Index of each text's first token, int64 [B]."""
-        return self._of_texts(0)
-
-    @property
-    def labels(self) -> Tensor:
-        """float32 [B]: class index or value."""
-        return self._of_texts(1).view(torch.float64).float()
-
-    @property
-    def weights(self) -> Tensor:
-        """float32 [B]: what each text's loss counts."""
-        return self._of_texts(2).view(torch.float64).float()
-
-    def _of_texts(self, row: int) -> Tensor:
-        return self.flat[len(self.flat) - 3 * self.texts :].view(3, -1)[row]
-
-
-def pack(
-    examples: Sequence[Example],
-    weight: float,
-    rows_of: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda ids: ids,
-    room: Callable[[int], int] = lambda tokens: tokens,
-    texts: int | None = None,
-    padding: int | None = None,
-) -> PackedBatch:
-    """One row of these texts, each with `weight` in the loss.
-
-    Args:
-        examples: at least one.
-        weight: of each.
-        rows_of: the rows of the embedding that token ids have.
-        room: how many tokens there are to be; the rest is a text of its own that nobody reads.
-        texts: how many there are to be; the rest has no weight.
-        padding: where positions are counted from the padding token's id on, that id. There a padding token that a text
-            happens to spell out has no position of its own.
-    """
-    lengths = np.array([len(example.input_ids) for example in examples])
-    used = int(lengths.sum())
-    width, rows = room(used), texts or len(examples)
-    flat = np.zeros(4 * width + 3 * rows, np.int64)
-    of_tokens, of_texts = flat[: 4 * width].reshape(4, width), flat[4 * width :].reshape(3, rows)
-    ids = np.concatenate([example.input_ids for example in examples])
-    of_tokens[0, :used] = rows_of(ids)
-    if examples[0].token_type_ids is not None:
-        of_tokens[1, :used] = np.concatenate([example.token_type_ids for example in examples])
-    starts = lengths.cumsum() - lengths
-    if padding is None:
-        of_tokens[2, :used] = np.arange(used) - np.repeat(starts, lengths)
-    else:
-        counted = ids != padding
-        counts = counted.cumsum()
-        before = counts[starts] - counted[starts]
-        of_tokens[2] = padding
-        of_tokens[2, :used] += counted * (counts - np.repeat(before, lengths))
-    of_tokens[3, :used] = np.repeat(np.arange(len(examples)), lengths)
-    of_tokens[3, used:] = rows
-    of_texts[0, : len(examples)] = starts
-    of_texts[1, : len(examples)] = np.array([example.label for example in examples], np.float64).view(np.int64)
-    of_texts[2, : len(examples)] = np.array([weight] * len(examples), np.float64).view(np.int64)
-    return PackedBatch(torch.from_numpy(flat), rows)
 
 
 def training_batches(examples: Sequence[Example], recipe: Recipe, seed: int) -> Iterator[list[Example]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,12 @@ import torch.distributed
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sk
-from torch import nn
 
 from jobs.cell import canonical
 from jobs.tasks import Metric, Task
-from reinit.batches import collate, evaluation_batches
+from reinit.batches import evaluation_batches
 from reinit.data import Example
+from reinit.forms import Form
 from reinit.ranks import Ranks
 
 Logits = NDArray[np.float32]
@@ -28,9 +29,8 @@ Logits = NDArray[np.float32]
 
 
 def predict(
-    module: nn.Module,
+    form: Form,
     examples: Sequence[Example],
-    pad_token: int,
     ranks: Ranks,
     *,
     bf16: bool,
@@ -40,7 +40,7 @@ def predict(
 
     `on_scored` hears the share of batches that are done, on every rank at the same batch; it may raise to stop.
     """
-    module.eval()
+    form.eval()
     parts: list[tuple[list[int], Logits]] = []
     batches = list(evaluation_batches(examples))
     with torch.inference_mode(), torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
@@ -48,8 +48,8 @@ def predict(
             if number % ranks.world_size == 0:
                 on_scored(number / len(batches))
             if number % ranks.world_size == ranks.rank:
-                batch = collate([examples[index] for index in indices], pad_token).to(ranks.device)
-                parts.append((indices, module(**batch.inputs).logits.float().cpu().numpy()))
+                batch: Any = form.collate([examples[index] for index in indices], 1.0, ranks.device)
+                parts.append((indices, form(batch).float().cpu().numpy()))
     if ranks.world_size > 1:
         gathered: list[list[tuple[list[int], Logits]]] = [[] for _ in range(ranks.world_size)]
         torch.distributed.all_gather_object(gathered, parts)

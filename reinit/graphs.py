@@ -10,26 +10,16 @@ several times as long as running them (docs/performance.md).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from reinit.batches import PackedBatch
 from reinit.engine import norm_of
+from reinit.rows import PackedBatch
 
-TOKENS = 32
-"""Batches are filled up to a multiple of this, and to a larger one where it makes no difference."""
 WARM = 2
 """Steps before a capture: libraries make their workspaces when first used."""
-
-
-def room_for(tokens: int) -> int:
-    """The number of tokens that a graph for a batch of `tokens` has: at most an eighth more, or the next 32."""
-    multiple = TOKENS
-    while tokens > 16 * multiple:
-        multiple *= 2
-    return -(-tokens // multiple) * multiple
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ class Graphs:
 
     def __init__(self) -> None:
         self._key: object = None
-        self._captured: dict[tuple[int, int], _Captured] = {}
+        self._captured: dict[tuple[int, ...], _Captured] = {}
         self._pool: tuple[int, int] | None = None
 
     def keep_if(self, key: object) -> None:
@@ -62,10 +52,9 @@ class Graphs:
 
         The gradients are in `parameters`; they and the norm hold until the next call.
         """
-        shape = (len(batch.flat), batch.texts)
-        captured = self._captured.get(shape)
+        captured = self._captured.get(batch.shape)
         if captured is None:
-            captured = self._captured[shape] = self._capture(batch, parameters, loss_of)
+            captured = self._captured[batch.shape] = self._capture(batch, parameters, loss_of)
         captured.batch.flat.copy_(batch.flat, non_blocking=True)
         captured.graph.replay()
         for parameter, gradient in captured.gradients:
@@ -75,7 +64,7 @@ class Graphs:
     def _capture(
         self, batch: PackedBatch, parameters: list[nn.Parameter], loss_of: Callable[[PackedBatch], Tensor]
     ) -> _Captured:
-        static = PackedBatch(batch.flat.clone(), batch.texts)
+        static = replace(batch, flat=batch.flat.clone())
         device = static.flat.device
         random = torch.cuda.get_rng_state(device)
 

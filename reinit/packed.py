@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from reinit.batches import PackedBatch, pack
+from reinit.attention import Apart, Relative, Together, attention_of
 from reinit.data import Example
 from reinit.embedding import UsedRows
 from reinit.graphs import Graphs
 from reinit.joined import Weights, joined_weights
 from reinit.optimiser import Group
+from reinit.rows import PackedBatch, pack
 from reinit.surgery import Stack
 
 
@@ -153,11 +154,10 @@ class PackedClassifier(nn.Module):
         examples: Sequence[Example],
         weight: float,
         device: torch.device,
-        room: Callable[[int], int] = lambda tokens: tokens,
-        texts: int | None = None,
+        fill_to: int | None = None,
     ) -> PackedBatch:
         """These texts on `device`, each with `weight` in the loss; see `pack`."""
-        return pack(examples, weight, self._rows.places, room, texts, self._padding).to(device)
+        return pack(examples, weight, self._rows.places, fill_to, self._padding).to(device)
 
     def layout(self) -> object:
         """What a captured graph depends on: the tensors of the parameters, and the layers in their order."""
@@ -166,19 +166,18 @@ class PackedClassifier(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits, [B, outputs]."""
-        ids, types, positions, texts = batch.tokens
         base: Any = self.network.base_model
-        more = {"token_type_ids": types.unsqueeze(0)} if self._family.has_types else {}
-        states = base.embeddings(input_ids=ids.unsqueeze(0), position_ids=positions.unsqueeze(0), **more)
+        more = {"token_type_ids": batch.types.unsqueeze(0)} if self._family.has_types else {}
+        states = base.embeddings(input_ids=batch.ids.unsqueeze(0), position_ids=batch.positions.unsqueeze(0), **more)
         if hasattr(base, "embeddings_project"):
             states = base.embeddings_project(states)
         states_NH = states.squeeze(0)
-        bias = self._bias(texts)
+        attend = attention_of(batch, self._heads, self._relative)
         layers = [self._family.layer(layer) for layer in self._stack[0].layers]
         weights = self._weights(layers, states_NH.device)
         for layer in layers[:-1]:
-            states_NH = self._layer(layer, weights, states_NH, None, bias)
-        states_BH = self._layer(layers[-1], weights, states_NH, batch.firsts, bias)
+            states_NH = self._layer(layer, weights, attend, states_NH, None)
+        states_BH = self._layer(layers[-1], weights, attend, states_NH, batch.firsts)
         return self._family.head(self.network, states_BH.unsqueeze(1))
 
     def _weights(self, layers: Sequence[Layer], device: torch.device) -> Weights:
@@ -194,28 +193,27 @@ class PackedClassifier(nn.Module):
         bf16 = torch.is_autocast_enabled("cuda")
         return joined_weights([*triples, *((each,) for each in linears)] if bf16 else triples, torch.bfloat16 if bf16 else torch.float32)
 
-    def _bias(self, texts: Tensor) -> Tensor:
-        """What is added to the scores of attention, [h or 1, N, N]: minus infinity between texts."""
-        is_other = texts.unsqueeze(1) != texts.unsqueeze(0)
-        device = texts.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    @property
+    def _relative(self) -> Relative | None:
+        """What the network adds to the scores of attention by distance."""
         encoder: Any = getattr(self.network.base_model, "encoder", None)
         if not hasattr(encoder, "relative_attention_bias"):
-            return torch.zeros_like(is_other, dtype=dtype).masked_fill_(is_other, -torch.inf).unsqueeze(0)
-        places = torch.arange(len(texts), device=texts.device)
-        buckets = encoder.relative_position_bucket(places.unsqueeze(0) - places.unsqueeze(1))
-        bias: Tensor = encoder.relative_attention_bias(buckets).permute(2, 0, 1).to(dtype)
-        return bias.masked_fill(is_other, -torch.inf)
+            return None
+
+        def relative(distances: Tensor) -> Tensor:
+            bias: Tensor = encoder.relative_attention_bias(encoder.relative_position_bucket(distances))
+            return bias.permute(2, 0, 1)
+
+        return relative
 
     def _layer(
-        self, layer: Layer, weights: Weights, states_NH: Tensor, firsts: Tensor | None, bias: Tensor
+        self, layer: Layer, weights: Weights, attend: Together | Apart, states_NH: Tensor, firsts: Tensor | None
     ) -> Tensor:
         """The layer's output, at `firsts` alone if they are given."""
         inputs_BH = states_NH if firsts is None else states_NH.index_select(0, firsts)
-        query, key, value = self._project(layer, weights, states_NH, inputs_BH)
-        if firsts is not None:
-            bias = bias.index_select(1, firsts)
-        mixed_BH = _linear(layer.out, weights, self._attend(query, key, value, bias))
+        query, key, value = _project(layer, weights, states_NH, inputs_BH)
+        attended_BH = attend(query, key, value, self._drop, is_last=firsts is not None)
+        mixed_BH = _linear(layer.out, weights, attended_BH)
         if layer.drops_attention:
             mixed_BH = self._drop(mixed_BH)
         middle_BH = layer.attention_norm(mixed_BH + inputs_BH)
@@ -223,33 +221,22 @@ class PackedClassifier(nn.Module):
         output_BH: Tensor = layer.output_norm(self._drop(_linear(layer.down, weights, wide)) + middle_BH)
         return output_BH
 
-    def _project(
-        self, layer: Layer, weights: Weights, states_NH: Tensor, inputs_BH: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Query of the inputs, key and value of the states, each [h, N or B, d]."""
-
-        def heads(projected: Tensor) -> Tensor:
-            return projected.view(len(projected), self._heads, -1).transpose(0, 1)
-
-        if layer.query not in weights:
-            return heads(layer.query(inputs_BH)), heads(layer.key(states_NH)), heads(layer.value(states_NH))
-        weight, bias = weights[layer.query]
-        if inputs_BH is states_NH:
-            query, key, value = F.linear(states_NH, weight, bias).chunk(3, dim=1)
-        else:
-            size = len(weight) // 3
-            query = F.linear(inputs_BH, weight[:size], bias[:size])
-            key, value = F.linear(states_NH, weight[size:], bias[size:]).chunk(2, dim=1)
-        return heads(query), heads(key), heads(value)
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """Attention written out, [B, H]: at these sizes faster than torch's fused kernels, on a CPU and on a GPU."""
-        scores = torch.baddbmm(bias.expand(self._heads, -1, -1), query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
-        attended = torch.bmm(self._drop(scores.softmax(-1, dtype=torch.float32)), value)
-        return attended.transpose(0, 1).flatten(1)
-
     def _drop(self, values: Tensor) -> Tensor:
         return F.dropout(values, self._dropout, self.training)
+
+
+def _project(layer: Layer, weights: Weights, states_NH: Tensor, inputs_BH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query of the inputs, key and value of the states."""
+    if layer.query not in weights:
+        return layer.query(inputs_BH), layer.key(states_NH), layer.value(states_NH)
+    weight, bias = weights[layer.query]
+    if inputs_BH is states_NH:
+        query, key, value = F.linear(states_NH, weight, bias).chunk(3, dim=1)
+    else:
+        size = len(weight) // 3
+        query = F.linear(inputs_BH, weight[:size], bias[:size])
+        key, value = F.linear(states_NH, weight[size:], bias[size:]).chunk(2, dim=1)
+    return query, key, value
 
 
 def _linear(module: nn.Linear, weights: Weights, values: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ def _predict(
     if keeper:
         keeper.scores()
     return {
-        split: predict(network.module, examples, network.pad_token, ranks, bf16=bf16, **more)
+        split: predict(network.form, examples, ranks, bf16=bf16, **more)
         for split, examples in tokens.scored.items()
     }
 

@@ -16,14 +16,14 @@ import torch.distributed
 from torch import Tensor, nn
 
 from jobs.cell import Cell
-from reinit.batches import PackedBatch, training_batches
+from reinit.batches import training_batches
 from reinit.data import Example
 from reinit.engine import build_engine, close_engine
 from reinit.forms import Form, PaddedBatch
-from reinit.graphs import room_for
 from reinit.network import Network
 from reinit.packed import PackedClassifier
 from reinit.ranks import Ranks
+from reinit.rows import PackedBatch
 from reinit.stop import StoppedError
 from reinit.streams import stream_seed
 
@@ -139,7 +139,7 @@ class Step:
         share = examples[ranks.rank :: ranks.world_size]
         weight = bool(share) / len(examples)
         if self._captured is not None:
-            batch = self._captured.collate(examples, weight, ranks.device, room_for, self._texts)
+            batch = self._captured.collate(examples, weight, ranks.device, self._texts)
             graphs = self._captured.graphs
             whole, self._engine.optimizer.norm = graphs(batch, self._parameters, self._captured_loss)
         else:

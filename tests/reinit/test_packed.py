@@ -16,12 +16,13 @@ from scipy import stats
 from torch import nn
 
 from jobs.cell import Cell, Permute, Recipe, Reinit, Steps, Treatment, Truncate
-from reinit.batches import collate, pack
+from reinit.batches import collate
 from reinit.data import Example
 from reinit.forms import Form, PaddedClassifier
 from reinit.network import Network
 from reinit.packed import FAMILIES, PackedClassifier, packs
 from reinit.ranks import join_ranks
+from reinit.rows import MOST_TOGETHER, pack, room_for
 from reinit.train import train
 from tests.reinit.architectures import CONFIGS, VOCABULARY, cell_of, load, model_of, save
 
@@ -64,29 +65,50 @@ def packed_form(network: Network) -> PackedClassifier:
     return network.form
 
 
+LENGTHS: Final = {"attending together": [8, 3, 1, 13, 5], "attending apart": [8, 3, 1, 40, 27] * 4}
+
+
 @pytest.mark.parametrize("kind", PACKED)
 @pytest.mark.parametrize("treatment", [Reinit(), Truncate(depth=2), Permute(order=(2, 0, 3, 1)), Truncate(depth=1)])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_packed_logits_are_those_of_the_library_on_padded_texts(
-    folders: dict[str, Path], kind: str, treatment: Treatment
+    folders: dict[str, Path], kind: str, treatment: Treatment, lengths: list[int]
 ) -> None:
     network, _ = prepared(folders[kind], treatment, dropout=0.0)
-    examples = texts_of([8, 3, 1, 13, 5])
+    examples = texts_of(lengths)
     expected = logits_of(PaddedClassifier(network.module, network.pad_token), examples)
     torch.testing.assert_close(logits_of(network.form, examples), expected, rtol=1e-4, atol=1e-5)
     assert expected.std() > 1e-3, "all alike would agree whatever the forward pass"
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_room_that_is_left_changes_no_logit(folders: dict[str, Path], kind: str) -> None:
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_filling_up_changes_neither_a_logit_nor_a_gradient(
+    folders: dict[str, Path], kind: str, lengths: list[int]
+) -> None:
     """What a captured graph is given: more tokens and texts than there are."""
     network, _ = prepared(folders[kind], dropout=0.0)
-    examples = texts_of([8, 3, 5])
-    filled = logits_of(network.form, examples, room=lambda _: 32, texts=8)
-    torch.testing.assert_close(filled[:3], logits_of(network.form, examples), rtol=1e-5, atol=1e-6)
+    examples = texts_of(lengths)
+    exact, filled = (
+        gradients_of(network.form, examples, fill_to=fill_to) for fill_to in (None, len(lengths) + 3)
+    )
+    for name, value in exact.items():
+        torch.testing.assert_close(filled[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    assert sum(value.abs().sum() for value in exact.values()) > 1
+
+
+def gradients_of(form: Form, examples: Sequence[Example], **more: Any) -> dict[str, torch.Tensor]:
+    """Of the squared logits, weighted; with the logits themselves."""
+    form.zero_grad()
+    batch = form.collate(examples, 1.0, CPU, **more)
+    logits = form(batch)
+    (logits.square().sum(1) * batch.weights).sum().backward()
+    gradients = {name: value.grad.clone() for name, value in form.named_parameters() if value.grad is not None}
+    return gradients | {"logits": logits.detach()[: len(examples)]}
 
 
 @settings(max_examples=25, deadline=None)
-@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6), seed=st.integers(0, 99), data=st.data())
+@given(lengths=st.lists(st.integers(1, 12) | st.just(90), min_size=1, max_size=6), seed=st.integers(0, 99), data=st.data())
 def test_a_text_s_logits_do_not_depend_on_its_neighbours(
     folders: dict[str, Path], lengths: list[int], seed: int, data: st.DataObject
 ) -> None:
@@ -129,13 +151,16 @@ def as_packed(network: Network) -> Form:
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_training_packed_goes_step_by_step_as_training_padded(folders: dict[str, Path], kind: str) -> None:
+@pytest.mark.parametrize("length", [9, 90], ids=LENGTHS)
+def test_training_packed_goes_step_by_step_as_training_padded(
+    folders: dict[str, Path], kind: str, length: int
+) -> None:
     """With used rows alone in the embedding, redrawn layers, and a last batch that is not full."""
     network, cell = prepared(
         folders[kind], Reinit(layers=(2, 3)), dropout=0.0, learning_rate=1e-3, duration=Steps(steps=8)
     )
     # A part of the vocabulary, so that rows are left out, with padding tokens that a text spells out.
-    examples = [Example([token % 40 for token in each.input_ids], *_rest(each)) for each in texts_of([9, 4, 7] * 4)]
+    examples = [Example([token % 40 for token in each.input_ids], *_rest(each)) for each in texts_of([length, 4, 7] * 4)]
     assert any(network.pad_token in each.input_ids for each in examples)
     packed, packed_weights = trained(network, cell, 1, examples, as_packed)
     padded, padded_weights = trained(network, cell, 1, examples, as_padded)
@@ -195,21 +220,34 @@ def test_over_seeds_packed_and_padded_runs_are_two_samples_of_one_distribution(f
 # ------------------------------------------------------------------------------------------------------- batches
 
 
-@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), more=st.integers(0, 7), texts=st.integers(0, 3))
-def test_a_packed_batch_holds_every_token_in_its_place(lengths: list[int], more: int, texts: int) -> None:
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), is_filled=st.booleans(), more=st.integers(0, 3))
+def test_a_packed_batch_holds_every_token_in_its_place(lengths: list[int], more: int, *, is_filled: bool) -> None:
     examples = texts_of(lengths)
-    batch = pack(examples, 0.25, room=lambda used: used + more, texts=len(lengths) + texts)
-    ids, types, positions, numbers = batch.tokens
+    texts = len(lengths) + more * is_filled
+    batch = pack(examples, 0.25, fill_to=texts if is_filled else None)
     used = sum(lengths)
-    assert ids[:used].tolist() == [token for example in examples for token in example.input_ids]
-    assert types[:used].tolist() == [kind for example in examples for kind in example.token_type_ids or []]
-    assert positions[:used].tolist() == [place for length in lengths for place in range(length)]
-    assert numbers[:used].tolist() == [number for number, length in enumerate(lengths) for _ in range(length)]
+    assert batch.tokens == (room_for(used) if is_filled else used)
+    assert batch.ids[:used].tolist() == [token for example in examples for token in example.input_ids]
+    assert batch.types[:used].tolist() == [kind for example in examples for kind in example.token_type_ids or []]
+    assert batch.positions[:used].tolist() == [place for length in lengths for place in range(length)]
+    assert batch.numbers[:used].tolist() == [number for number, length in enumerate(lengths) for _ in range(length)]
     # The rest is one more text, which no real token attends to.
-    assert set(numbers[used:].tolist()) <= {len(lengths) + texts}
-    assert positions[batch.firsts[: len(lengths)]].tolist() == [0] * len(lengths)
-    assert batch.labels.tolist() == [example.label for example in examples] + [0.0] * texts
-    assert batch.weights.tolist() == [0.25] * len(lengths) + [0.0] * texts
+    assert set(batch.numbers[used:].tolist()) <= {texts}
+    assert batch.positions[batch.firsts[: len(lengths)]].tolist() == [0] * len(lengths)
+    assert batch.labels.tolist() == [example.label for example in examples] + [0.0] * (texts - len(lengths))
+    assert batch.weights.tolist() == [0.25] * len(lengths) + [0.0] * (texts - len(lengths))
+    assert bool(batch.longest) == (batch.tokens > MOST_TOGETHER)
+    if batch.longest:
+        assert batch.sources.flatten()[batch.padded[:used]].tolist() == list(range(used))
+        assert (batch.sources >= 0).sum() == used
+        assert set(batch.sources.flatten()[batch.padded[used:]].tolist()) <= {-1}
+
+
+@given(tokens=st.integers(1, 5000))
+def test_filling_up_costs_little_and_leaves_few_shapes(tokens: int) -> None:
+    room = room_for(tokens)
+    assert tokens <= room <= max(tokens + 31, tokens * 1.125)
+    assert room % 32 == 0
 
 
 def test_labels_and_weights_come_through_in_full_precision() -> None:
