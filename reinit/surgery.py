@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -182,10 +183,13 @@ def redraw(
     else:
         _check_known(module, roles, kept)
         kept |= {name for name, role in roles.items() if init == "released" and role == "bias"}
-        values = {
-            name: _value(roles[name], init, parameter, stream(seed, "redraw", key, name))
-            for name, parameter in module.named_parameters()
-        }
+        parameters = dict(module.named_parameters())
+        # A generator draws on one core, and beside a GPU the drawing would take as long as a short run's training.
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            drawn = threads.map(
+                lambda name: _value(roles[name], init, parameters[name], stream(seed, "redraw", key, name)), parameters
+            )
+            values = dict(zip(parameters, drawn, strict=True))
     for name, parameter in module.named_parameters():
         if name not in kept:
             parameter.copy_(values[name])
