@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.measure import ROOT, environment
-from benchmarks.table import Line, add_options, machine, render
+from benchmarks.table import LINES, Line, add_options, machine, render
 
 FIRST: Final = ("study", "step", "matmul", "fixed", "probe", "engine", "render", "lint")
 """In the order of the table; others that have lines follow."""
@@ -82,7 +81,7 @@ def _lines(name: str, options: argparse.Namespace) -> list[Line]:
         done = subprocess.run(command, cwd=ROOT, env=environment(options.threads), check=False)  # noqa: S603
         if done.returncode:
             return []
-        return [Line.from_json(each) for each in json.loads(written.read_text(encoding="utf-8"))]
+        return LINES.validate_json(written.read_bytes())
 
 
 if __name__ == "__main__":

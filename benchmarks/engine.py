@@ -3,8 +3,8 @@
     python -m benchmarks.engine [--glue FOLDER] [--quick]
 
 The packaged MiniLM at SST-2's lengths, batch 8. The inputs that training hands to the network are recorded, and plain
-torch trains the same module on them: same optimiser, schedule, clipping, and loss read at each step. The two take turns, an
-epoch each, so that a busy machine disturbs both alike; a step is the median over epochs of an epoch's mean.
+torch trains the same module on them: same optimiser, schedule, clipping, and loss read at each step. The two take
+turns, an epoch each, so that a busy machine disturbs both alike; a step is the median over epochs of an epoch's mean.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from benchmarks.measure import Spent, median, reading, spent
 from benchmarks.rows import DATA, MINILM, task_of, write_lengths
 from benchmarks.table import Line, main
 from jobs.cell import Cell, Epochs, Recipe, Reinit
+from reinit.batches import training_orders
 from reinit.data import Example, TaskTokens
 from reinit.engine import build_optimiser, build_schedule
 from reinit.network import Network, load_tokenizer
@@ -53,7 +54,9 @@ def lines(options: argparse.Namespace) -> list[Line]:
         ours.append(_trained(network, examples, cell, ranks))
         network.prepare(cell, 1)
         plain.append(_plain(network, batches, cell))
-    return [Line("a step in the engine: plain torch", median(plain[1:]), median(ours[1:]), 1.1, unit="ms", at_most=True)]
+    return [
+        Line("a step in the engine: plain torch", median(plain[1:]), median(ours[1:]), 1.1, unit="ms", at_most=True)
+    ]
 
 
 def _trained(network: Network, examples: Sequence[Example], cell: Cell, ranks: Ranks) -> Spent:
@@ -66,7 +69,6 @@ def _trained(network: Network, examples: Sequence[Example], cell: Cell, ranks: R
 def _record(network: Network, examples: Sequence[Example], cell: Cell, ranks: Ranks) -> list[Recorded]:
     """What one epoch's training hands to the network, and the labels that its losses are of."""
     inputs: list[dict[str, Any]] = []
-    labels: list[Tensor] = []
     network.prepare(cell, 1)
     hook = network.module.register_forward_pre_hook(
         lambda _module, _args, given: inputs.append(dict(given)), with_kwargs=True
@@ -75,10 +77,11 @@ def _record(network: Network, examples: Sequence[Example], cell: Cell, ranks: Ra
         train(network, examples, cell, 1, ranks, lambda *_: None)
     finally:
         hook.remove()
-    from reinit.batches import training_batches
-
-    for batch in training_batches(examples, cell.recipe, 1):
-        labels.append(torch.tensor([example.label for example in batch]))
+    labels = [
+        torch.tensor([examples[row].label for row in order[first : first + cell.recipe.batch_size]])
+        for order in training_orders(len(examples), cell.recipe, 1)
+        for first in range(0, len(order), cell.recipe.batch_size)
+    ]
     return list(zip(inputs, labels, strict=True))
 
 
@@ -91,7 +94,7 @@ def _plain(network: Network, batches: Sequence[Recorded], cell: Cell) -> Spent:
 
     def step(inputs: dict[str, Any], labels: Tensor) -> float:
         loss = losses_of(module(**inputs).logits.float(), labels, regression=False).mean()
-        value = float(loss)
+        value = loss.item()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, cell.recipe.grad_clip)
         optimiser.step()

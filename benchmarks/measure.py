@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -80,7 +81,7 @@ def epoch_steps(readings: Sequence[Spent], steps_per_epoch: int, warm: int = 1) 
         warm: epochs in which memory is touched and kernels are made for the first time.
     """
     ends = readings[::steps_per_epoch]
-    each = [(after - before) * (1 / steps_per_epoch) for before, after in zip(ends, ends[1:], strict=False)]
+    each = [(after - before) * (1 / steps_per_epoch) for before, after in pairwise(ends)]
     if len(each) <= warm:
         raise ValueError(f"{len(each)} whole epochs were timed, {warm} of them to warm up")
     return median(each[warm:])
@@ -134,7 +135,7 @@ def install(*requirements: str) -> None:
     """Install what a peer needs into `PACKAGES`, its own dependencies left out: this project's environment has them."""
     missing = [each for each in requirements if not any(PACKAGES.glob(f"{each.replace('-', '_').replace('==', '-')}*"))]
     if missing:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(PACKAGES), *missing]
+        command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", str(PACKAGES), *missing]
         subprocess.run(command, check=True)  # noqa: S603  a fixed command
     if str(PACKAGES) not in sys.path:
         sys.path.append(str(PACKAGES))

@@ -24,13 +24,17 @@ class Run:
     ended: Spent
 
 
-def timed_runs(cell: Cell, seeds: list[int], folder: Path, threads: int) -> list[Run]:
-    """Runs of a cell one after another in one warm worker; `folder` holds the cell's rows."""
+def timed_runs(cell: Cell, seeds: list[int], folder: Path, threads: int) -> tuple[list[Run], Spent]:
+    """Runs of a cell one after another in one warm worker, and what its process took from start to end.
+
+    `folder` holds the cell's rows.
+    """
     question = {"cell": cell.model_dump(mode="json"), "seeds": seeds, "folder": str(folder)}
-    answer, _ = ask("benchmarks.ours", question, threads)
-    return [
+    answer, took = ask("benchmarks.ours", question, threads)
+    runs = [
         Run(Spent(*each["began"]), [Spent(*step) for step in each["steps"]], Spent(*each["ended"])) for each in answer
     ]
+    return runs, took
 
 
 def main() -> None:
@@ -44,7 +48,7 @@ def main() -> None:
     for seed in question["seeds"]:
         steps: list[Spent] = []
         began = reading()
-        worker.run(cell, seed, lambda *_, steps=steps: steps.append(reading()))  # type: ignore[misc]
+        worker.run(cell, seed, lambda *_, steps=steps: steps.append(reading()))
         ended = reading()
         pairs = [[each.cpu, each.wall] for each in (began, *steps, ended)]
         answer.append({"began": pairs[0], "steps": pairs[1:-1], "ended": pairs[-1]})

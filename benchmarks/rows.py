@@ -1,4 +1,4 @@
-"""The rows that all benchmarks of training share: a folder in GLUE's form, its task, and a run of it as a peer's job."""
+"""The rows that all benchmarks of training share: a folder in GLUE's form, its task, a run of it as a peer's job."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write_lengths(folder: Path, glue: Path | None, rows: int, scored: int = 8) -
         # The first and the last token are the tokeniser's own.
         while len(pieces[at]) < length - 2:
             at = (at + 1) % len(long)
-        train.append((tokenizer.decode(pieces[at][: length - 2]), long[at][1]))
+        train.append((str(tokenizer.decode(pieces[at][: length - 2])), long[at][1]))
         at = (at + 1) % len(long)
     return _write(folder, train, train[:scored])
 

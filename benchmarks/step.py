@@ -2,9 +2,10 @@
 
     python -m benchmarks.step [--glue FOLDER] [--quick]
 
-All train 160 rows for four epochs in a fresh process each. A step is the median over the last three epochs of an epoch's
-mean, since steps differ in length and epochs do not. The released recipe and this project take the same batches; the
-library's Trainer groups the same rows by length. Without `--glue` the rows are packaged reviews cut to SST-2's lengths.
+All train 160 rows for four epochs in a fresh process each. A step is the median over the last three epochs of an
+epoch's mean, since steps differ in length and epochs do not. The released recipe and this project take the same
+batches; the library's Trainer groups the same rows by length. Without `--glue` the rows are packaged reviews cut to
+SST-2's lengths.
 
 The floor is what no step can avoid: arithmetic of the real tokens, at the rate of a product of large matrices, and the
 bytes of clipping and AdamW, at the rate of a copy, of the parameters that the rows reach: embeddings of words that none
@@ -45,11 +46,9 @@ def lines(options: argparse.Namespace) -> list[Line]:
         places = Places({DATA: folder})
         job = job_of(cell, 1, places)
         per_epoch = rows // recipe.batch_size
-        (run,) = timed_runs(cell, [1], folder, options.threads)
+        (run,), _ = timed_runs(cell, [1], folder, options.threads)
         ours = epoch_steps([run.began, *run.steps], per_epoch)
-        released, trainer = (
-            peer_step(name, job, per_epoch, options.threads) for name in ("released", "trainer")
-        )
+        released, trainer = (peer_step(name, job, per_epoch, options.threads) for name in ("released", "trainer"))
         lengths = [len(ids) for ids in load_tokenizer(resolve_model(MINILM, places))(job.texts)["input_ids"]]
         note, floor = _floor(job, lengths, places, recipe.batch_size)
     return [

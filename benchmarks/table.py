@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from benchmarks.measure import PACKAGES, ROOT, Spent
 
@@ -28,8 +29,8 @@ class Line:
     """What is compared, and with whom."""
     theirs: Spent
     ours: Spent
-    target: float
-    """Of the ratio."""
+    target: float | None
+    """Of the ratio; None where nothing is aimed at."""
     unit: str = "s"
     """Of both figures: `s`, `ms`, or a rate, of which more is better."""
     at_most: bool = False
@@ -48,16 +49,13 @@ class Line:
 
     @property
     def is_met(self) -> bool:
-        """Whether the ratio of CPU-seconds reaches the target."""
+        """Whether the ratio of CPU-seconds reaches the target, where there is one."""
+        if self.target is None:
+            return True
         return self.ratio.cpu <= self.target if self.at_most else self.ratio.cpu >= self.target
 
-    @classmethod
-    def from_json(cls, fields: dict[str, object]) -> Self:
-        """The line that `asdict` made these fields of."""
-        pairs = {name: Spent(**fields.pop(name)) for name in ("theirs", "ours")}  # type: ignore[arg-type]
-        notes = tuple(fields.pop("notes"))  # type: ignore[call-overload]
-        return cls(**pairs, notes=notes, **fields)  # type: ignore[arg-type]
 
+LINES: Final = TypeAdapter(list[Line])
 
 HEAD: Final = (
     "line",
@@ -79,10 +77,15 @@ def render(lines: Sequence[Line]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
 
     def written(row: Sequence[str]) -> str:
-        first, *others = (text.ljust(width) if not at else text.rjust(width) for at, (text, width) in enumerate(zip(row, widths, strict=True)))
+        first, *others = (
+            text.ljust(width) if not at else text.rjust(width)
+            for at, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
         return "| " + " | ".join([first, *others]) + " |"
 
-    rule = "| " + " | ".join("-" * width if not at else "-" * (width - 1) + ":" for at, width in enumerate(widths)) + " |"
+    rule = (
+        "| " + " | ".join("-" * width if not at else "-" * (width - 1) + ":" for at, width in enumerate(widths)) + " |"
+    )
     table = [written(rows[0]), rule, *(written(row) for row in rows[1:])]
     notes = [f"- {line.name}: {note}" for line in lines for note in line.notes]
     return "\n".join([*table, "", *notes]).rstrip()
@@ -90,9 +93,16 @@ def render(lines: Sequence[Line]) -> str:
 
 def _cells(line: Line) -> tuple[str, ...]:
     scale = 1000 if line.unit == "ms" else 1
-    numbers = [f"{_short(value * scale)} {line.unit}" for each in (line.theirs, line.ours) for value in (each.cpu, each.wall)]
-    floor, gap = ("", "") if line.floor is None else (f"{_short(line.floor * scale)} {line.unit}", f"{line.ours.cpu / line.floor:.1f}")
-    target = f"{'≤' if line.at_most else '≥'} {line.target:g}{'' if line.is_met else ', missed'}"
+    numbers = [
+        f"{_short(value * scale)} {line.unit}" for each in (line.theirs, line.ours) for value in (each.cpu, each.wall)
+    ]
+    floor, gap = (
+        ("", "")
+        if line.floor is None
+        else (f"{_short(line.floor * scale)} {line.unit}", f"{line.ours.cpu / line.floor:.1f}")
+    )
+    target = "" if line.target is None else f"{'≤' if line.at_most else '≥'} {line.target:g}"
+    target += "" if line.is_met else ", missed"
     return (line.name, *numbers, _short(line.ratio.cpu), _short(line.ratio.wall), floor, gap, target)
 
 
@@ -137,13 +147,19 @@ def _commit() -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603, S607
         return done.stdout.strip()
 
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if git("status", "--porcelain", "-uno") else "")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (
+        " with changes" if git("status", "--porcelain", "-uno") else ""
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that every benchmark takes."""
-    parser.add_argument("--quick", action="store_true", help="a small form, to see that it runs; its figures mean little")
-    parser.add_argument("--glue", type=Path, help="folder with SST-2/train.tsv and SST-2/dev.tsv; else packaged reviews")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small form, to see that it runs; its figures mean little"
+    )
+    parser.add_argument(
+        "--glue", type=Path, help="folder with SST-2/train.tsv and SST-2/dev.tsv; else packaged reviews"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of each process, on both sides (default 1)")
     parser.add_argument("--json", type=Path, help=argparse.SUPPRESS)
 
@@ -151,7 +167,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(
     lines: Callable[[argparse.Namespace], Iterable[Line]],
     description: str | None,
-    add: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+    add: Callable[[argparse.ArgumentParser], object] = lambda _: None,
 ) -> None:
     """Be a script: measure these lines and print their table, or write them where the runner asks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,6 +179,6 @@ def main(
     head = machine(options.threads)
     made = list(lines(options))
     if options.json:
-        options.json.write_text(json.dumps([asdict(line) for line in made]), encoding="utf-8")
+        options.json.write_bytes(LINES.dump_json(made))
     else:
         print(head, render(made), sep="\n\n")

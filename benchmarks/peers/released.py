@@ -30,7 +30,7 @@ def run(job: Job, answer: Answer) -> None:
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=job.learning_rate, eps=1e-8, weight_decay=0.0, foreach=False, fused=False
     )
-    schedule = get_linear_schedule_with_warmup(optimiser, 0, job.steps)
+    schedule = get_linear_schedule_with_warmup(optimiser, 0, job.steps)  # type: ignore[no-untyped-call]
     model.train()
     answer.tick()
     for order in job.orders:
