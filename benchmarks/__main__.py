@@ -31,9 +31,10 @@ def scripts() -> dict[str, tuple[str, bool]]:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        is_script = any(isinstance(node, ast.If) and "__main__" in ast.dump(node.test) for node in tree.body)
-        if is_script and path.stem != "__main__":
-            found[path.stem] = ((ast.get_docstring(tree) or "").splitlines()[0], "lines" in functions)
+        about = ast.get_docstring(tree) or ""
+        # A script says how to run it; the other modules are parts of scripts.
+        if f"benchmarks.{path.stem} " in about or f"benchmarks/{path.stem}.py" in about:
+            found[path.stem] = (about.splitlines()[0], "lines" in functions)
     places = {name: place for place, name in enumerate(FIRST)}
     return dict(sorted(found.items(), key=lambda item: (places.get(item[0], len(FIRST)), item[0])))
 
@@ -42,10 +43,12 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = scripts()
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *known], help=", ".join(known))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--list", action="store_true", help="say what there is, and measure nothing")
     add_options(parser)
     options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in known]:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
     if options.list:
         for name, (about, has_lines) in known.items():
             print(f"{name:<12}{about}{'' if has_lines else ' (output of its own)'}")

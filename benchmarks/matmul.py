@@ -2,18 +2,20 @@
 
     python -m benchmarks.matmul [--glue FOLDER] [--quick]
 
-A network of BERT-base's width (hidden 768, inner 3072, two layers, random weights) trains on rows of SST-2's lengths,
+A network of BERT-base's width (hidden 768, inner 3072, three layers, random weights) trains on rows of SST-2's lengths,
 batch 8, and torch's profiler times every product of an activation with a weight or a gradient: forward and backward,
-as training does them. The rate is the operations that the real tokens need over the seconds of those products, so that
-padding counts against it. Attention's own products, which are of activations alone, are not among them.
+as training does them, at the shapes that it gives them. The rate is those shapes' operations over those products'
+seconds, by the wall's clock, which is the profiler's. Attention's own products, which are of activations alone, are not
+among them.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -30,7 +32,7 @@ from reinit.network import load_tokenizer
 from reinit.places import Places, pin, resolve_model
 from reinit.worker import Worker
 
-LAYERS: Final = 2
+LAYERS: Final = 3
 NAME: Final = "width-of-bert-base"
 PRODUCTS: Final = frozenset(
     {"aten::addmm", "aten::mm", "aten::mkldnn_linear", "aten::_mkl_linear", "mkldnn::_linear_pointwise"}
@@ -59,25 +61,22 @@ def lines(options: argparse.Namespace) -> list[Line]:
         torch.set_num_threads(options.threads)
         worker.check([cell])
         before = product_rate()
-        seconds = _profiled(worker, cell, steps)
+        rate = _profiled(worker, cell, steps)
         after = product_rate()
         tokenizer = load_tokenizer(folder / "model")
         tokens = TaskTokens.load(cell.task, tokenizer, cell.recipe.max_length, places)
         batches = list(training_batches(tokens.subset(cell.size, 1), cell.recipe, 1))[WARM:]
-    real = sum(len(row.input_ids) for batch in batches for row in batch)
-    config = BertConfig()
-    layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
-    operations = 6 * (LAYERS * layer * real + config.hidden_size**2 * 8 * len(batches))
-    giga = 1e-9
-    ours = Spent(operations / seconds, operations / seconds) * giga
-    theirs = Spent((before.cpu + after.cpu) / 2, (before.wall + after.wall) / 2) * giga
-    note = f"{real / len(batches):.0f} real tokens a batch; timed by the wall's clock alone"
+    real = sum(len(row.input_ids) for batch in batches for row in batch) / len(batches)
+    ours = Spent(rate, rate) * 1e-9
+    square = (before.wall + after.wall) / 2
+    theirs = Spent(square, square) * 1e-9
+    note = f"{real:.0f} real tokens a batch; both by the wall's clock"
     return [Line("products in training: large square ones", theirs, ours, 0.75, unit="GFLOP/s", notes=(note,))]
 
 
 def _profiled(worker: Worker, cell: Cell, steps: int) -> float:
-    """Wall seconds in products, of all steps but the first few."""
-    measured = profile(activities=[ProfilerActivity.CPU])
+    """Operations a wall second in products, of all steps but the first few."""
+    measured = profile(activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True)
 
     def on_step(step: int, _loss: float) -> None:
         if step == WARM:
@@ -86,11 +85,18 @@ def _profiled(worker: Worker, cell: Cell, steps: int) -> float:
             measured.stop()
 
     worker.run(cell, 1, on_step)
-    found = [each for each in measured.key_averages() if each.key in PRODUCTS]
-    if not found:
+    products: dict[tuple[str, str], list[Any]] = {}
+    for event in measured.events() or ():  # type: ignore[no-untyped-call]
+        if event.name in PRODUCTS:
+            products.setdefault((event.name, str(event.input_shapes)), []).append(event)
+    if not products:
         raise RuntimeError(f"training called none of {', '.join(sorted(PRODUCTS))}: name what it calls instead")
-    microseconds: float = sum(each.self_cpu_time_total for each in found)
-    return microseconds / 1e6
+    # Of each shape the median, so that what others did to the machine meanwhile counts little.
+    microseconds = sum(
+        len(alike) * statistics.median(each.self_cpu_time_total for each in alike) for alike in products.values()
+    )
+    operations = sum(each.flops for alike in products.values() for each in alike)
+    return float(operations / microseconds * 1e6)
 
 
 def _write_model(folder: Path) -> Model:

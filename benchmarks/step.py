@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoConfig
@@ -49,8 +48,7 @@ def lines(options: argparse.Namespace) -> list[Line]:
         (run,), _ = timed_runs(cell, [1], folder, options.threads)
         ours = epoch_steps([run.began, *run.steps], per_epoch)
         released, trainer = (peer_step(name, job, per_epoch, options.threads) for name in ("released", "trainer"))
-        lengths = [len(ids) for ids in load_tokenizer(resolve_model(MINILM, places))(job.texts)["input_ids"]]
-        note, floor = _floor(job, lengths, places, recipe.batch_size)
+        note, floor = _floor(job, places, recipe.batch_size)
     return [
         Line("a step: the released recipe", released, ours, 6.0, unit="ms", floor=floor, notes=(note,)),
         Line("a step: the library's Trainer", trainer, ours, 1.6, unit="ms", floor=floor),
@@ -64,17 +62,20 @@ def peer_step(name: str, job: Job, per_epoch: int, threads: int) -> Spent:
     return epoch_steps([Spent(*each) for each in answer["readings"]], per_epoch)
 
 
-def _floor(job: Job, lengths: Sequence[int], places: Places, batch: int) -> tuple[str, float]:
+def _floor(job: Job, places: Places, batch: int) -> tuple[str, float]:
     """How it was computed, and the seconds."""
     config = AutoConfig.from_pretrained(resolve_model(MINILM, places))
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    matrices = layers * (4 * hidden * hidden + 2 * hidden * inner)
-    tokens = sum(lengths) / len(lengths) * batch
-    squares = sum(length**2 for length in lengths) / len(lengths) * batch
-    # Forward once and backward twice: two operations a weight and token, four a pair of tokens and channel.
-    operations = 6 * matrices * tokens + 12 * squares * hidden * layers + 6 * hidden * hidden * batch
-    words = {token for ids in load_tokenizer(resolve_model(MINILM, places))(job.texts)["input_ids"] for token in ids}
-    reached = matrices + hidden * hidden + (len(words) + max(lengths)) * hidden
+    per_token, matrices = 2 * hidden * hidden, 4 * hidden * hidden + 2 * hidden * inner
+    encoded = load_tokenizer(resolve_model(MINILM, places))(job.texts)["input_ids"]
+    lengths = [len(ids) for ids in encoded]
+    tokens, squares = (sum(each**power for each in lengths) / len(lengths) * batch for power in (1, 2))
+    # Forward once and backward twice: two operations a weight and token, four a pair of tokens and channel. Of the last
+    # layer only first tokens are read: of the others it needs keys and values.
+    weighed = ((layers - 1) * matrices + per_token) * tokens + (matrices - per_token + hidden * hidden) * batch
+    operations = 6 * weighed + 12 * hidden * ((layers - 1) * squares + tokens)
+    words = {token for ids in encoded for token in ids}
+    reached = layers * matrices + hidden * hidden + (len(words) + max(lengths)) * hidden
     products, copies = product_rate().cpu, copy_rate().cpu
     arithmetic, traffic = operations / products, PARAMETER_BYTES * reached / copies
     note = (
