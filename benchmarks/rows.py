@@ -47,12 +47,12 @@ def write_rows(folder: Path, glue: Path | None, scored: int = SCORED_ROWS) -> Pa
 
 
 def write_lengths(folder: Path, glue: Path | None, rows: int, scored: int = 8) -> Path:
-    """Rows as long as SST-2's: its own, or packaged reviews cut to lengths drawn from `SST2_LENGTHS`."""
+    """Rows as long as SST-2's: its own, or packaged reviews cut to lengths spread as `SST2_LENGTHS`."""
     if glue is not None:
         return write_rows(folder, glue, scored)
     tokenizer = load_tokenizer(resolve_model(MINILM, Places()))
-    random = np.random.default_rng(0)
-    lengths = np.interp(random.random(rows), np.linspace(0, 1, len(SST2_LENGTHS)), SST2_LENGTHS).round().astype(int)
+    places = np.random.RandomState(0).permutation((np.arange(rows) + 0.5) / rows)
+    lengths = np.interp(places, np.linspace(0, 1, len(SST2_LENGTHS)), SST2_LENGTHS).round().astype(int)
     long = _reviews(None)[0]
     pieces = [tokenizer(text, add_special_tokens=False)["input_ids"] for text, _ in long]
     train, at = [], 0

@@ -132,7 +132,7 @@ def test_cut_reviews_are_as_long_as_the_rows_that_they_stand_in_for(tmp_path: Pa
     tokenizer: Any = load_tokenizer(resolve_model(MINILM, Places()))
     lengths = [len(ids) for ids in tokenizer([text for (text,) in rows.texts])["input_ids"]]
     middles = [(low + high) / 2 for low, high in pairwise(SST2_LENGTHS)]
-    assert sum(lengths) / len(lengths) == pytest.approx(sum(middles) / len(middles), rel=0.15)
+    assert sum(lengths) / len(lengths) == pytest.approx(sum(middles) / len(middles), rel=0.05)
     assert max(lengths) <= SST2_LENGTHS[-1] + 2
     assert {path.name for path in folder.iterdir()} == set(FILES)
 
