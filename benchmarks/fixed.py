@@ -5,7 +5,7 @@
 The process is the released recipe's, from the start of Python to its first step (imports, model, tokens of 500 rows),
 or this project's own. In a warm worker it is all of a run that is neither a step nor scoring: weights restored and
 redrawn, the engine built, rows and their order, the result. Timed from the call to the first step's end and from the
-last step's end to the return, less one steady step. Eight rows are scored, which is left in.
+last step's end to the return, less one steady step. One row is scored, which is left in.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def lines(options: argparse.Namespace) -> list[Line]:
     """A run in a warm worker beside processes of its own."""
     runs = 3 if options.quick else 8
     with tempfile.TemporaryDirectory() as made:
-        folder = write_rows(Path(made), options.glue, scored=8)
+        folder = write_rows(Path(made), options.glue, scored=1)
         recipe = Recipe(duration=Steps(steps=12))
         cell = Cell(model=MINILM, task=task_of(folder), size=500, treatment=Reinit(layers=(3, 4, 5)), recipe=recipe)
         # The first run of a worker warms it.
