@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-full test torture check lint format types contracts docs audit scan image-test constraints locks clean
+.PHONY: help venv demo demo-full test torture bench check lint format types contracts docs audit scan image-test constraints locks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ torture: .venv/.installed-dev ## faults, kills, hostile input (ARGS=tests/tortur
 	@rm -rf out/torture
 	REINIT_FIGURES=$(CURDIR)/out/torture REINIT_SHORT=$(SHORT) $(BIN)/pytest -q -p no:xdist --timeout 7200 $(or $(ARGS),tests/torture); \
 	  code=$$?; REINIT_FIGURES=$(CURDIR)/out/torture $(BIN)/python -m tests.torture.table; exit $$code
+
+# What only a peer needs (accelerate, kubernetes-validate) the benchmarks install into out/benchmarks themselves.
+bench: .venv/.installed-dev ## beside other programs on a CPU, one table (ARGS='study step --quick' chooses; docs/performance.md)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 check: lint types contracts docs audit ## lint, format, types, import contracts, the repository's claims (no training)
 

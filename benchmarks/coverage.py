@@ -1,6 +1,6 @@
 """How often the 95% intervals cover what they are meant to cover, by simulation, for few seeds and for many.
 
-    python benchmarks/coverage.py [--draws 2000]
+    python -m benchmarks.coverage [--draws 2000]
 
 Two worlds. In *normal* a score is its mean, an effect of the seed shared by all conditions, and noise of its own, all
 normal. In *chance* a seed's finetune stays at chance with probability p, as at 500 examples, and is normal otherwise.

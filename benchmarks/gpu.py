@@ -1,6 +1,6 @@
 """One training step of BERT-base at batch 8 on SST-2's lengths: other people's, ours, and what ours could be, on a GPU.
 
-    python benchmarks/gpu.py [--steps 60] [--workers 1 2 4 8] [--tiny]
+    python -m benchmarks.gpu [--steps 60] [--workers 1 2 4 8] [--tiny]
 
 Two ceilings of the card are measured first, a copy in its memory and matrix products. They give the floor of a step:
 the bytes that it must move (weights read forward and backward, gradients written and read for their norm, AdamW's
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+from benchmarks.rows import SST2_LENGTHS
 from jobs.cell import Cell, Epochs, Model, Recipe, Reinit
 from jobs.tasks import GLUE
 from reinit.batches import Batch, collate
@@ -43,8 +44,6 @@ from reinit.places import Places, pin
 from reinit.ranks import Ranks, device_model, join_ranks
 from reinit.train import losses_of, train
 
-SST2_LENGTHS: Final = (3, 4, 4, 5, 6, 6, 7, 8, 8, 9, 10, 11, 13, 14, 16, 18, 20, 23, 27, 33, 66)
-"""Word pieces of SST-2's training rows, every twentieth quantile."""
 BATCH: Final = 8
 FIRST: Final = 48
 """Steps of each precision before a process is timed at all: kernels are loaded when a shape is first seen."""
@@ -438,7 +437,7 @@ def _print_workers(folder: Path, counts: Sequence[int], seconds: float) -> None:
 
 @contextmanager
 def _children(folder: Path, number: int, threads: int) -> Iterator[list[subprocess.Popen[str]]]:
-    command = [sys.executable, __file__, "--child", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--child", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     children = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603

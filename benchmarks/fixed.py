@@ -1,0 +1,62 @@
+"""What one more run costs beside its steps: in a warm worker, and as a process of its own.
+
+    python -m benchmarks.fixed [--glue FOLDER] [--quick]
+
+The process is the released recipe's, from the start of Python to its first step (imports, model, tokens of 500 rows),
+or this project's own. In a warm worker it is all of a run that is neither a step nor scoring: weights restored and
+redrawn, the engine built, rows and their order, the result. Timed from the call to the first step's end and from the
+last step's end to the return, less one steady step. One row is scored, which is left in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks.measure import Spent, ask, median
+from benchmarks.ours import Run, timed_runs
+from benchmarks.rows import DATA, MINILM, job_of, task_of, write_rows
+from benchmarks.table import Line, main
+from jobs.cell import Cell, Recipe, Reinit, Steps
+from reinit.places import Places
+
+
+def lines(options: argparse.Namespace) -> list[Line]:
+    """A run in a warm worker beside processes of its own."""
+    runs = 3 if options.quick else 8
+    with tempfile.TemporaryDirectory() as made:
+        folder = write_rows(Path(made), options.glue, scored=1)
+        recipe = Recipe(duration=Steps(steps=12))
+        cell = Cell(model=MINILM, task=task_of(folder), size=500, treatment=Reinit(layers=(3, 4, 5)), recipe=recipe)
+        # The first run of a worker warms it.
+        timed, took = timed_runs(cell, list(range(1, runs + 2)), folder, options.threads)
+        ours = median(_fixed(run) for run in timed[1:])
+        own = took - (timed[-1].ended - timed[0].began) + _fixed(timed[0])
+        question = {**vars(job_of(cell, 1, Places({DATA: folder}))), "most_steps": 1}
+        cold = []
+        for _ in range(1 if options.quick else 3):
+            answer, took = ask("benchmarks.peers.released", question, options.threads)
+            first, second = (Spent(*each) for each in answer["readings"])
+            # What came after the first reading is the step, and an exit of milliseconds.
+            cold.append(took - (second - first))
+    return [
+        Line("one more run, its steps apart: released recipe, a process", median(cold), ours, 100.0),
+        Line("one more run, its steps apart: this project, a process", own, ours, None),
+    ]
+
+
+def _fixed(run: Run) -> Spent:
+    """Of one run."""
+    between = [after - before for before, after in pairwise(run.steps)]
+    # The first is left out of both: it is where memory is asked for.
+    steady = Spent(
+        *(statistics.median(clock) for clock in zip(*((each.cpu, each.wall) for each in between), strict=True))
+    )
+    return run.steps[0] - run.began + (run.ended - run.steps[-1]) - steady
+
+
+if __name__ == "__main__":
+    main(lines, __doc__)
