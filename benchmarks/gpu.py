@@ -1,14 +1,14 @@
-"""One training step of BERT-base at batch 8 on SST-2's lengths: other people's, ours, and what ours could be, on a GPU.
+"""One training step and one run of BERT-base at batch 8 on SST-2's lengths: other people's and ours, on a GPU.
 
-    python -m benchmarks.gpu [--steps 60] [--workers 1 2 4 8] [--tiny]
+    python benchmarks/gpu.py [--steps 64] [--workers 1 2 4 8] [--tiny]
 
 Two ceilings of the card are measured first, a copy in its memory and matrix products. They give the floor of a step:
 the bytes that it must move (weights read forward and backward, gradients written and read for their norm, AdamW's
-reads and writes) over the one, and its arithmetic over the other. Then each way to do the step, on the same batches:
-milliseconds between the ends of two steps by device events, the median, and its distance to the floor. Last, how many
-steps a second several processes get out of one card. The network has BERT-base's shape and random weights, since only
-time is measured; lengths are drawn from SST-2's quantiles. Nothing is read from a network. `--tiny` is a small network
-for trying the script, on a CPU too, where what needs CUDA is left out.
+reads and writes) over the one, and its arithmetic over the other. Then the step in each way, on the same batches:
+milliseconds, the median, and its distance to the floor. Then whole runs of 500 and 5,000 examples with 872 scored: the
+released recipe's by a process of its own, ours in a warm one. Last, how many steps a second several processes get out
+of one card. The network has BERT-base's shape and random weights, since only time is measured; lengths are drawn from
+SST-2's quantiles. Nothing is read from a network. `--tiny` is a small network for trying the script, on a CPU too.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -39,21 +40,23 @@ from jobs.tasks import GLUE
 from reinit.batches import Batch, collate
 from reinit.data import Example
 from reinit.engine import build_schedule
+from reinit.evaluate import predict
 from reinit.network import Network
 from reinit.places import Places, pin
 from reinit.ranks import Ranks, device_model, join_ranks
-from reinit.train import losses_of, train
+from reinit.train import Step, losses_of, steps_together, train
 
 BATCH: Final = 8
 FIRST: Final = 48
 """Steps of each precision before a process is timed at all: kernels are loaded when a shape is first seen."""
 WARM: Final = 4
 """Steps of each measurement that are not counted: the engine is new."""
-BUCKET: Final = 8
-"""A captured graph has one shape: lengths are padded to a multiple of this."""
+SIZES: Final = (500, 5_000)
+EPOCHS: Final = 3
+SCORED: Final = 872
 RELEASED_LENGTH: Final = 128
 
-Step = Callable[[Sequence[Example]], object]
+OneStep = Callable[[Sequence[Example]], object]
 
 
 class EnoughError(Exception):
@@ -65,12 +68,16 @@ def main() -> None:
     disable_progress_bar()  # type: ignore[no-untyped-call]
     set_verbosity_error()  # type: ignore[no-untyped-call]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8])
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each number of processes trains")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--released", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.released:
+        _be_released(options.released)
+        return
     ranks = join_ranks()
     if options.child:
         _be_child(options.child, ranks)
@@ -80,6 +87,7 @@ def main() -> None:
         print(f"{device_model(ranks.device)}, torch {torch.__version__}, CUDA {torch.version.cuda}", flush=True)
         floor = _print_ceilings(ranks.device, folder, tiny=options.tiny)
         _print_steps(ranks, folder, options.steps, floor)
+        _print_runs(ranks, folder)
         if options.workers:
             _print_workers(folder, options.workers, options.seconds)
 
@@ -202,37 +210,23 @@ def _print_steps(ranks: Ranks, folder: Path, steps: int, floor: float) -> None:
     torch.manual_seed(1)
     grouped = [grouped[index] for index in torch.randperm(len(grouped)).tolist()]
     make = partial(Plain, folder, ranks.device)
-    on_gpu = ranks.device.type == "cuda"
     rows: list[tuple[str, Callable[[], list[float]]]] = [
         (
             "as released: 128 tokens, AdamW and clipping by loops, fp32",
-            lambda: _timed(make(length=RELEASED_LENGTH, loops=True), batches, ranks.device, free=True),
+            lambda: _timed(make(length=RELEASED_LENGTH, loops=True), batches, ranks.device),
         ),
         (
-            "library at best: by length, fused AdamW, bf16, no sync",
-            lambda: _timed(make(bf16=True, sync=False), grouped, ranks.device, free=True),
+            "library at best: by length, fused AdamW, no sync, fp32",
+            lambda: _timed(make(), grouped, ranks.device),
         ),
+        (
+            "library at best: by length, fused AdamW, no sync, bf16",
+            lambda: _timed(make(bf16=True), grouped, ranks.device),
+        ),
+        ("ours, kernel by kernel, fp32", lambda: _ours(ranks, folder, batches, "fp32", captured=False)),
         ("ours, fp32", lambda: _ours(ranks, folder, batches, "fp32")),
         ("ours, bf16", lambda: _ours(ranks, folder, batches, "bf16")),
-        ("the same in plain torch, fp32", lambda: _timed(make(), batches, ranks.device)),
-        ("the same in plain torch, bf16", lambda: _timed(make(bf16=True), batches, ranks.device)),
-        ("plain torch, no sync, fp32", lambda: _timed(make(sync=False), batches, ranks.device)),
-        ("plain torch, no sync, bf16", lambda: _timed(make(bf16=True, sync=False), batches, ranks.device)),
-        ("plain torch, packed, no sync, fp32", lambda: _timed(make(packed=True, sync=False), batches, ranks.device)),
     ]
-    if on_gpu:
-        rows += [
-            ("a CUDA graph a length, fp32", lambda: _timed(Graphs(make(), batches), batches, ranks.device)),
-            ("a CUDA graph a length, bf16", lambda: _timed(Graphs(make(bf16=True), batches), batches, ranks.device)),
-            (
-                "a CUDA graph a length, loss read each step, fp32",
-                lambda: _timed(Graphs(make(), batches, sync=True), batches, ranks.device),
-            ),
-            (
-                "a CUDA graph a length, algorithms free, fp32",
-                lambda: _timed(Graphs(make(), batches), batches, ranks.device, free=True),
-            ),
-        ]
     print(f"\n{'a step':<60}{'median ms':>10}{'mean ms':>9}{'to floor':>10}")
     for name, measure in rows:
         try:
@@ -245,14 +239,13 @@ def _print_steps(ranks: Ranks, folder: Path, steps: int, floor: float) -> None:
         print(f"{name:<60}{1e3 * median:>10.2f}{1e3 * mean:>9.2f}{median / floor:>10.1f}", flush=True)
 
 
-def _timed(
-    step: Step, batches: Sequence[Sequence[Example]], device: torch.device, *, free: bool = False
-) -> list[float]:
-    """Seconds of each step, on a second pass; `free` lets torch use algorithms whose bits do not repeat.
+def _timed(step: OneStep, batches: Sequence[Sequence[Example]], device: torch.device) -> list[float]:
+    """Seconds of each step, on a second pass, with torch free to use algorithms whose bits do not repeat.
 
     The first pass is not timed: kernels are loaded, and their variants chosen, when a shape is first seen.
     """
-    with _deterministic(not free):
+    torch.use_deterministic_algorithms(mode=False)
+    try:
         for rows in batches:
             step(rows)
         clock = Clock(device)
@@ -260,49 +253,55 @@ def _timed(
             step(rows)
             clock.tick()
         return clock.seconds()
+    finally:
+        torch.use_deterministic_algorithms(mode=True)
+
+
+def _ours(
+    ranks: Ranks, folder: Path, batches: Sequence[Sequence[Example]], precision: str, *, captured: bool = True
+) -> list[float]:
+    """Seconds of a step, one figure for each time that losses are read, on a second pass."""
+    rows = [row for each in batches for row in each]
+    cell = _cell(folder, len(rows), precision, epochs=2)
+    network = _network(cell, folder, ranks)
+    network.prepare(cell, 1)
+    ends: list[tuple[int, float]] = []
+
+    def on_step(step: int, _loss: float) -> None:
+        if step > len(batches) and step % steps_together(ranks.device) == 0:
+            ends.append((step, time.perf_counter()))
+
+    with nullcontext() if captured else _uncaptured():
+        train(network, rows, cell, 1, ranks, on_step)
+    return [(after - before) / (last - first) for (first, before), (last, after) in pairwise(ends)]
 
 
 @contextmanager
-def _deterministic(mode: bool) -> Iterator[None]:  # noqa: FBT001  a mode, as torch calls it
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(mode)
+def _uncaptured() -> Iterator[None]:
+    made = Step.__init__
+
+    def make(step: Step, *arguments: Any) -> None:
+        made(step, *arguments)
+        step._captured = None  # noqa: SLF001  what a user has no reason to switch off
+
+    Step.__init__ = make  # type: ignore[method-assign]
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        Step.__init__ = made  # type: ignore[method-assign]
 
 
-def _ours(ranks: Ranks, folder: Path, batches: Sequence[Sequence[Example]], precision: str) -> list[float]:
-    rows = [row for each in batches for row in each]
-    cell = _cell(folder, len(rows), precision, epochs=2)
+def _network(cell: Cell, folder: Path, ranks: Ranks) -> Network:
     network = Network.load(cell.model, 2, cell.recipe, Places({"bench": folder}))
     network.module.to(ranks.device)
-    network.prepare(cell, 1)
-    clock: list[Clock] = []
-
-    def on_step(step: int, _loss: float) -> None:
-        if step == len(batches):
-            clock.append(Clock(ranks.device))
-        elif step > len(batches):
-            clock[0].tick()
-
-    train(network, rows, cell, 1, ranks, on_step)
-    return clock[0].seconds()
+    return network
 
 
 class Plain:
-    """The step in plain torch."""
+    """The step in plain torch, by the library's forward pass."""
 
     def __init__(
-        self,
-        folder: Path,
-        device: torch.device,
-        *,
-        length: int | None = None,
-        loops: bool = False,
-        bf16: bool = False,
-        sync: bool = True,
-        packed: bool = False,
+        self, folder: Path, device: torch.device, *, length: int | None = None, loops: bool = False, bf16: bool = False
     ) -> None:
         """A fresh network.
 
@@ -310,53 +309,32 @@ class Plain:
             folder: its weights.
             device: where it trains.
             length: what texts are padded to, the batch's longest if None.
-            loops: optimiser and clipping one parameter after another, as the released code had them.
+            loops: as the released code: AdamW and clipping one parameter after another, the loss read at each step.
             bf16: autocast.
-            sync: read the loss at each step.
-            packed: texts one after another in one row, without padding.
         """
         network: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder)
         self.network: Any = network.to(device).train()
-        self.device, self.length, self.loops, self.sync, self.packed = device, length, loops, sync, packed
-        self.bf16 = bf16
+        self.device, self.length, self.loops, self.bf16 = device, length, loops, bf16
         self.parameters = tuple(self.network.parameters())
+        how: dict[str, Any] = {"foreach": False} if loops else {"fused": True}
         recipe = Recipe(duration=Epochs(epochs=3))
-        if loops:
-            self.optimiser = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, foreach=False, weight_decay=0.0)
-        else:
-            self.optimiser = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=0.0, **how)
         self.schedule = build_schedule(self.optimiser, recipe, 10_000)
 
     def __call__(self, rows: Sequence[Example]) -> None:
         """One step."""
-        batch = collate(rows, 0) if self.length is None else _padded(rows, self.length)
-        loss = self.loss(rows, batch.to(self.device))
-        loss.backward()  # type: ignore[no-untyped-call]
+        batch = (collate(rows, 0) if self.length is None else _padded(rows, self.length)).to(self.device)
+        cast = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        with cast:
+            logits = self.network(**batch.inputs).logits
+        loss = losses_of(logits.float(), batch.labels, regression=False).mean()
+        loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=not self.loops)
         self.optimiser.step()
         self.schedule.step()
         self.optimiser.zero_grad()
-        if self.sync:
+        if self.loops:
             loss.item()
-
-    def loss(self, rows: Sequence[Example], batch: Batch) -> Tensor:
-        """The mean loss of a batch."""
-        cast = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-        with cast:
-            logits = self._packed(rows) if self.packed else self.network(**batch.inputs).logits
-        return losses_of(logits.float(), batch.labels, regression=False).mean()
-
-    def _packed(self, rows: Sequence[Example]) -> Tensor:
-        lengths = torch.tensor([len(row.input_ids) for row in rows])
-        ids = torch.tensor([[token for row in rows for token in row.input_ids]]).to(self.device, non_blocking=True)
-        text = torch.repeat_interleave(torch.arange(len(rows)), lengths)
-        starts = lengths.cumsum(0) - lengths
-        positions = (torch.arange(len(text)) - starts[text]).unsqueeze(0).to(self.device, non_blocking=True)
-        # Each text sees itself alone.
-        mask = (text[:, None] == text[None, :])[None, None].to(self.device, non_blocking=True)
-        states = self.network.bert(input_ids=ids, attention_mask=mask, position_ids=positions).last_hidden_state
-        firsts = states[:, starts.to(self.device)].squeeze(0).unsqueeze(1)
-        return self.network.classifier(self.network.dropout(self.network.bert.pooler(firsts)))  # type: ignore[no-any-return]
 
 
 def _padded(rows: Sequence[Example], length: int) -> Batch:
@@ -365,57 +343,60 @@ def _padded(rows: Sequence[Example], length: int) -> Batch:
     return Batch({name: nn.functional.pad(value, (0, more)) for name, value in batch.inputs.items()}, batch.labels)
 
 
-class Graphs:
-    """The whole step captured once for each padded length, and replayed."""
-
-    def __init__(self, plain: Plain, batches: Sequence[Sequence[Example]], *, sync: bool = False) -> None:
-        """Capture every length that the batches have."""
-        self._plain, self._sync = plain, sync
-        self._rate = torch.tensor(2e-5, device=plain.device)
-        plain.optimiser = torch.optim.AdamW(plain.parameters, lr=self._rate, fused=True, capturable=True)
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Batch, Tensor]] = {}
-        pool = None
-        for length in sorted({_bucket(rows) for rows in batches}, reverse=True):
-            rows = next(rows for rows in batches if _bucket(rows) == length)
-            batch = _padded(rows, length).to(plain.device)
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(2):
-                    self._step(batch)
-            torch.cuda.current_stream().wait_stream(side)
-            plain.optimiser.zero_grad()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                loss = self._step(batch)
-            pool = pool or graph.pool()
-            plain.optimiser.zero_grad()
-            self._graphs[length] = graph, batch, loss
-
-    def _step(self, batch: Batch) -> Tensor:
-        loss = self._plain.loss((), batch)
-        self._plain.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._plain.parameters, 1.0, foreach=True)
-        self._plain.optimiser.step()
-        return loss
-
-    def __call__(self, rows: Sequence[Example]) -> None:
-        """One step."""
-        length = _bucket(rows)
-        graph, static, loss = self._graphs[length]
-        batch = _padded(rows, length)
-        for name, value in batch.inputs.items():
-            static.inputs[name].copy_(value, non_blocking=True)
-        static.labels.copy_(batch.labels, non_blocking=True)
-        self._rate.fill_(2e-5)
-        graph.replay()
-        if self._sync:
-            loss.item()
+# ------------------------------------------------------------------------------------------------------- whole runs
 
 
-def _bucket(rows: Sequence[Example]) -> int:
-    return -(-max(len(row.input_ids) for row in rows) // BUCKET) * BUCKET
+def _print_runs(ranks: Ranks, folder: Path) -> None:
+    """Seconds of a run; the released recipe's at 5,000 examples from its steps at 500."""
+    sizes = SIZES
+    command = [sys.executable, __file__, "--released", str(folder)]
+    began = time.perf_counter()
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    released = time.perf_counter() - began
+    step = json.loads(answer.stdout.splitlines()[-1])["step"]
+    more = step * EPOCHS * (-(-sizes[1] // BATCH) + -sizes[0] // BATCH)
+    seconds = {"as released, a process": (released, released + more)}
+    for precision in ("fp32", "bf16"):
+        seconds[f"ours in a warm process, {precision}"] = tuple(_run(ranks, folder, size, precision) for size in sizes)
+    print(f"\n{'a run':<34}" + "".join(f"{size:>9,} rows{'ratio':>7}" for size in sizes))
+    for name, values in seconds.items():
+        ratios = zip(values, seconds["as released, a process"], strict=True)
+        print(f"{name:<34}" + "".join(f"{own:>12.1f} s{peer / own:>7.1f}" for own, peer in ratios), flush=True)
+
+
+def _run(ranks: Ranks, folder: Path, size: int, precision: str) -> float:
+    """A second run's seconds: everything from the pristine network to the logits."""
+    rows, scored = _examples(size), _examples(SCORED)
+    cell = _cell(folder, size, precision, EPOCHS)
+    network = _network(cell, folder, ranks)
+    for seed in (1, 2):
+        began = time.perf_counter()
+        network.prepare(cell, seed)
+        train(network, rows, cell, seed, ranks, lambda *_: None)
+        predict(network.form, scored, ranks, bf16=precision == "bf16")
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+def _be_released(folder: Path) -> None:
+    """A run as released, of the smaller size; says what a step takes."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plain = Plain(folder, device, length=RELEASED_LENGTH, loops=True)
+    rows, seconds = _examples(SIZES[0]), []
+    for _ in range(EPOCHS):
+        for first in range(0, len(rows), BATCH):
+            began = time.perf_counter()
+            plain(rows[first : first + BATCH])
+            seconds.append(time.perf_counter() - began)
+    with tempfile.TemporaryDirectory() as saved:
+        plain.network.save_pretrained(saved)
+        network: Any = AutoModelForSequenceClassification.from_pretrained(saved).to(device).eval()
+    scored = _examples(SCORED)
+    with torch.no_grad():
+        for first in range(0, len(scored), BATCH):
+            batch = _padded(scored[first : first + BATCH], RELEASED_LENGTH).to(device)
+            network(**batch.inputs).logits.argmax(-1).tolist()
+    print(json.dumps({"step": statistics.median(seconds)}))
 
 
 # -------------------------------------------------------------------------------------------- several processes at once

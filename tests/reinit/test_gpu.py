@@ -25,9 +25,11 @@ from jobs.store import open_store
 from reinit.places import Places, pin
 from reinit.ranks import Ranks, gpu_faults
 from reinit.run import Attempt, _about
+from reinit.train import Step
 from reinit.worker import Worker
 from tests.make import a_cell, a_provenance
 from tests.reinit.architectures import save
+from tests.reinit.bench import Bench, measured
 from tests.reinit.tiny import sentence_task
 
 SIZES: Final[dict[str, Any]] = {
@@ -171,6 +173,47 @@ def test_without_dropout_the_losses_are_the_cpus_step_by_step(worker: Worker, pl
     assert losses == pytest.approx(expected, rel=1e-3)
     assert losses[0] == pytest.approx(expected[0], rel=1e-5)
     assert max(expected) - min(expected) > 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_captured_steps_are_those_made_kernel_by_kernel(
+    worker: Worker, places: Places, kind: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches below and above the number of tokens that attend together, and a last one that is not full."""
+    cell = cell_of(places, kind, dropout=0.0, precision=precision)
+    captured, kernels = list[float](), list[float]()
+    worker.run(cell, 1, lambda _, loss: captured.append(loss))
+    made = Step.__init__
+
+    def make(step: Step, *arguments: Any) -> None:
+        made(step, *arguments)
+        assert step._captured is not None
+        step._captured = None
+
+    monkeypatch.setattr(Step, "__init__", make)
+    worker.run(cell, 1, lambda _, loss: kernels.append(loss))
+    # Products of another width are summed in another order.
+    assert captured == pytest.approx(kernels, rel=1e-4 if precision == "fp32" else 3e-2)
+    assert max(kernels) - min(kernels) > 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_run_that_is_stopped_and_resumed_has_the_bits_of_one_that_is_not(
+    worker: Worker, places: Places, tmp_path: Path, kind: str, precision: str
+) -> None:
+    cell = cell_of(places, kind, precision=precision)
+    whole = Bench(worker, cell, tmp_path / "whole").attempt()
+    bench = Bench(worker, cell, tmp_path / "stopped")
+    assert bench.attempt(until=16) is None
+    # Other graphs, and another place in the stream of dropout, between the two.
+    worker.run(cell_of(places, kind, Reinit(), precision=precision), 2, lambda *_: None)
+    resumed = bench.attempt()
+    assert bench.events("resumed") == ["goes on after step 16 of 24"]
+    assert measured(resumed) == measured(whole)
 
 
 @pytest.mark.gpu
