@@ -161,7 +161,7 @@ def test_without_dropout_the_losses_are_the_cpus_step_by_step(worker: Worker, pl
     worker.run(cell, 1, lambda _, loss: losses.append(loss))
     on_cpu = subprocess.run(
         [sys.executable, "-c", LOSSES, cell.model_dump_json()],
-        env=environment(places, REINIT_DEVICE="cpu"),
+        env=environment(places, REINIT_DEVICE="cpu", DS_ACCELERATOR="cpu"),
         capture_output=True,
         text=True,
         check=True,
