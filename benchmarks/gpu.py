@@ -284,7 +284,7 @@ def _uncaptured() -> Iterator[None]:
         made(step, *arguments)
         step._captured = None  # noqa: SLF001  what a user has no reason to switch off
 
-    Step.__init__ = make  # type: ignore[method-assign]
+    Step.__init__ = make  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
@@ -328,7 +328,7 @@ class Plain:
         with cast:
             logits = self.network(**batch.inputs).logits
         loss = losses_of(logits.float(), batch.labels, regression=False).mean()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=not self.loops)
         self.optimiser.step()
         self.schedule.step()
@@ -357,7 +357,8 @@ def _print_runs(ranks: Ranks, folder: Path) -> None:
     more = step * EPOCHS * (-(-sizes[1] // BATCH) + -sizes[0] // BATCH)
     seconds = {"as released, a process": (released, released + more)}
     for precision in ("fp32", "bf16"):
-        seconds[f"ours in a warm process, {precision}"] = tuple(_run(ranks, folder, size, precision) for size in sizes)
+        ours = [_run(ranks, folder, size, precision) for size in sizes]
+        seconds[f"ours in a warm process, {precision}"] = (ours[0], ours[1])
     print(f"\n{'a run':<34}" + "".join(f"{size:>9,} rows{'ratio':>7}" for size in sizes))
     for name, values in seconds.items():
         ratios = zip(values, seconds["as released, a process"], strict=True)

@@ -78,11 +78,14 @@ class Apart:
         scores = torch.matmul(own * own.shape[-1] ** -0.5, key.transpose(-1, -2)) + bias
         attended = torch.matmul(drop(scores.softmax(-1, dtype=torch.float32)), value)
         attended = attended.transpose(1, 2).flatten(0, 1).flatten(1)
-        return attended if is_last else _PutBack.apply(attended, self._padded)
+        if is_last:
+            return attended
+        back: Tensor = _PutBack.apply(attended, self._padded)  # type: ignore[no-untyped-call]
+        return back
 
     def _apart(self, values_NH: Tensor) -> Tensor:
         """[R, h, T, d]"""
-        taken: Tensor = _TakeOut.apply(values_NH, self._sources, self._padded)
+        taken: Tensor = _TakeOut.apply(values_NH, self._sources, self._padded)  # type: ignore[no-untyped-call]
         texts = taken.view(-1, self._bias.shape[-1], self._heads, taken.shape[-1] // self._heads)
         return texts.transpose(1, 2)
 

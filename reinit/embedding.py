@@ -44,7 +44,7 @@ class UsedRows:
 
         Nothing happens where it would not be exact, or would save nothing.
         """
-        whole = self._embedding.weight
+        whole = _weight(self._embedding)
         used = np.unique(np.concatenate([example.input_ids for example in examples]))
         multiple = TOGETHER if whole.is_cuda else 1
         room = -(-len(used) // multiple) * multiple
@@ -70,7 +70,7 @@ class UsedRows:
         """The whole embedding again, the trained rows in their places."""
         if self._whole is None:
             return
-        taken = self._embedding.weight
+        taken = _weight(self._embedding)
         self._whole[self._rows] = taken[: len(self._rows)]
         taken.grad = None
         self._embedding.weight = self._whole
@@ -80,6 +80,12 @@ class UsedRows:
     def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The row of each token id as the embedding is now."""
         return ids if self._places is None else self._places[ids]
+
+
+def _weight(embedding: nn.Embedding) -> nn.Parameter:
+    weight = embedding.weight
+    assert isinstance(weight, nn.Parameter)  # noqa: S101  torch declares a tensor
+    return weight
 
 
 def _with(group: Group, old: Tensor, new: nn.Parameter) -> Group:

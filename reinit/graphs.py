@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Graphs:
     def __init__(self) -> None:
         self._key: object = None
         self._captured: dict[tuple[int, ...], _Captured] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def keep_if(self, key: object) -> None:
         """Forget every graph that was captured for another `key`: of parameters, layers, precision and loss."""

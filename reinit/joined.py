@@ -17,10 +17,11 @@ Weights = dict[nn.Module, tuple[Tensor, Tensor]]
 
 def joined_weights(groups: Sequence[Sequence[nn.Linear]], dtype: torch.dtype) -> Weights:
     """One weight and one bias for each group, under its first module: those of its modules one below the other."""
-    parameters = [[[each.weight for each in group], [each.bias for each in group]] for group in groups]
-    members = [parts for pair in parameters for parts in pair]
+    members: list[list[Tensor]] = []
+    for group in groups:
+        members += [[each.weight for each in group], [each.bias for each in group]]
     sizes = [[len(part) for part in parts] for parts in members]
-    flat = _Joined.apply(sizes, dtype, *(part for parts in members for part in parts))
+    flat: Any = _Joined.apply(sizes, dtype, *(part for parts in members for part in parts))  # type: ignore[no-untyped-call]
     return {group[0]: (flat[2 * index], flat[2 * index + 1]) for index, group in enumerate(groups)}
 
 
@@ -32,14 +33,14 @@ class _Joined(torch.autograd.Function):
         for own in sizes:
             whole = parts[first].new_empty((sum(own), *parts[first].shape[1:]), dtype=dtype)
             joined.append(whole)
-            places += whole.split(own)
+            places += torch.split(whole, own)
             first += len(own)
         torch._foreach_copy_(places, list(parts))
         return tuple(joined)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        parts = [part for whole, own in zip(gradients, ctx.sizes, strict=True) for part in whole.split(own)]
+        parts = [part for whole, own in zip(gradients, ctx.sizes, strict=True) for part in torch.split(whole, own)]
         back = [torch.empty_like(part, dtype=dtype) for part, dtype in zip(parts, ctx.dtypes, strict=True)]
         torch._foreach_copy_(back, parts)
         return None, None, *back

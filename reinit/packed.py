@@ -27,7 +27,6 @@ from reinit.optimiser import Group
 from reinit.rows import PackedBatch, pack
 from reinit.surgery import Stack
 
-
 # ------------------------------------------------------------------------------------------- what a family looks like
 
 
@@ -137,8 +136,9 @@ class PackedClassifier(nn.Module):
         self._dropout = dropout
         self._family = FAMILIES[type(network).__name__]
         self._heads: int = network.config.num_attention_heads
-        self._padding: int | None = network.base_model.embeddings.padding_idx if self._family.has_offset else None
-        self._rows = UsedRows(network.get_input_embeddings())
+        embeddings: Any = network.base_model.embeddings
+        self._padding: int | None = embeddings.padding_idx if self._family.has_offset else None
+        self._rows = UsedRows(embeddings.word_embeddings)
         self.graphs = Graphs()
 
     def fit_to(self, examples: Sequence[Example], groups: Sequence[Group]) -> list[Group]:
@@ -181,17 +181,18 @@ class PackedClassifier(nn.Module):
         return self._family.head(self.network, states_BH.unsqueeze(1))
 
     def _weights(self, layers: Sequence[Layer], device: torch.device) -> Weights:
-        """Weight and bias of every linear map of the layers, by module; one for query, key and value, by the query's.
+        """Weight and bias of linear maps of the layers, by module; one for query, key and value, by the query's.
 
         On a GPU each kernel has its price at the sizes of this project, so that one product is better than three, and
         one copy of all weights in bf16 better than autocast's copy of each.
         """
-        linears = [each for layer in layers for each in (layer.out, layer.up, layer.down)]
         if device.type != "cuda":
             return {}
-        triples = [(layer.query, layer.key, layer.value) for layer in layers]
-        bf16 = torch.is_autocast_enabled("cuda")
-        return joined_weights([*triples, *((each,) for each in linears)] if bf16 else triples, torch.bfloat16 if bf16 else torch.float32)
+        groups: list[tuple[nn.Linear, ...]] = [(layer.query, layer.key, layer.value) for layer in layers]
+        if not torch.is_autocast_enabled("cuda"):
+            return joined_weights(groups, torch.float32)
+        groups += [(each,) for layer in layers for each in (layer.out, layer.up, layer.down)]
+        return joined_weights(groups, torch.get_autocast_dtype("cuda"))
 
     @property
     def _relative(self) -> Relative | None:

@@ -164,4 +164,5 @@ def _counted(is_counted: NDArray[np.bool_], starts: NDArray[np.int64], numbers: 
     """1, 2, ... for those tokens of each text that count, 0 for the others."""
     counts = is_counted.cumsum()
     before = counts[starts] - is_counted[starts]
-    return is_counted * (counts - before[numbers])
+    places: NDArray[np.int64] = is_counted * (counts - before[numbers])
+    return places

@@ -155,8 +155,7 @@ def _predict(
     if keeper:
         keeper.scores()
     return {
-        split: predict(network.form, examples, ranks, bf16=bf16, **more)
-        for split, examples in tokens.scored.items()
+        split: predict(network.form, examples, ranks, bf16=bf16, **more) for split, examples in tokens.scored.items()
     }
 
 

@@ -160,7 +160,7 @@ class Step:
     def _captured_loss(self, batch: PackedBatch) -> Tensor:
         """As the engine computes it; its own way in counts and times on the host, which a graph cannot repeat."""
         with torch.autocast("cuda", torch.bfloat16, enabled=self._bf16):
-            logits = self._form.forward(batch)
+            logits = self._form.forward(batch)  # type: ignore[arg-type]  # it is the packed one
         return self._loss(lambda _: logits, batch)
 
 

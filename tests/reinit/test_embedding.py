@@ -19,6 +19,12 @@ ROWS, HIDDEN = 20, 4
 TEXTS = [Example([3, 7, 7], None, 0.0), Example([0, 12], None, 1.0)]
 
 
+def weight_of(own: nn.Embedding) -> nn.Parameter:
+    weight = own.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
+
+
 def embedding() -> nn.Embedding:
     torch.manual_seed(0)
     return nn.Embedding(ROWS, HIDDEN, padding_idx=0)
@@ -35,7 +41,7 @@ def trained(own: nn.Embedding, groups: Sequence[Group], ids: Sequence[np.ndarray
     target = torch.linspace(-1, 1, HIDDEN)
     for row in list(ids) * 3:
         loss = (own(torch.from_numpy(row)) - target).square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         optimiser.zero_grad()
 
@@ -43,9 +49,9 @@ def trained(own: nn.Embedding, groups: Sequence[Group], ids: Sequence[np.ndarray
 def test_training_the_used_rows_is_training_the_embedding() -> None:
     whole, taken = embedding(), embedding()
     ids = [np.array(example.input_ids) for example in TEXTS]
-    trained(whole, [group_of(whole.weight)], ids)
+    trained(whole, [group_of(weight_of(whole))], ids)
     rows = UsedRows(taken)
-    groups = rows.take(TEXTS, [group_of(taken.weight)])
+    groups = rows.take(TEXTS, [group_of(weight_of(taken))])
     assert len(taken.weight) == taken.num_embeddings == 4
     assert groups[0].parameters == (taken.weight,)
     trained(taken, groups, [rows.places(each) for each in ids])
@@ -60,7 +66,7 @@ def test_training_the_used_rows_is_training_the_embedding() -> None:
 
 def test_what_was_taken_is_put_back_as_it_was() -> None:
     own = embedding()
-    weight, start = own.weight, own.weight.detach().clone()
+    weight, start = weight_of(own), own.weight.detach().clone()
     rows = UsedRows(own)
     rows.take(TEXTS, [group_of(weight)])
     assert torch.equal(own(torch.from_numpy(rows.places(np.array([7, 12])))), start[[7, 12]])
@@ -74,7 +80,7 @@ def test_what_was_taken_is_put_back_as_it_was() -> None:
 
 def test_texts_without_the_padding_token_leave_it_out() -> None:
     own = embedding()
-    UsedRows(own).take(TEXTS[:1], [group_of(own.weight)])
+    UsedRows(own).take(TEXTS[:1], [group_of(weight_of(own))])
     assert own.padding_idx is None
     assert len(own.weight) == 2
 
@@ -88,7 +94,7 @@ def test_nothing_is_taken_where_it_would_be_wrong_or_useless(
     examples: list[Example], decay: float, *, is_in_a_group: bool
 ) -> None:
     own = embedding()
-    weight = own.weight
+    weight = weight_of(own)
     parameter = weight if is_in_a_group else nn.Parameter(torch.zeros(1))
     groups = [group_of(parameter, decay)]
     assert UsedRows(own).take(examples, groups) == groups
@@ -98,10 +104,10 @@ def test_nothing_is_taken_where_it_would_be_wrong_or_useless(
 def test_two_runs_of_one_shape_share_one_tensor() -> None:
     own = embedding()
     rows = UsedRows(own)
-    rows.take(TEXTS, [group_of(own.weight)])
+    rows.take(TEXTS, [group_of(weight_of(own))])
     first = own.weight
     rows.put_back()
     others = [Example([1, 2, 5, 6], None, 0.0)]
-    rows.take(others, [group_of(own.weight)])
+    rows.take(others, [group_of(weight_of(own))])
     assert own.weight is first
     assert torch.equal(own.weight, embedding().weight[[1, 2, 5, 6]])

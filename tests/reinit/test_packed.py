@@ -19,6 +19,7 @@ from jobs.cell import Cell, Permute, Recipe, Reinit, Steps, Treatment, Truncate
 from reinit.batches import collate
 from reinit.data import Example
 from reinit.forms import Form, PaddedClassifier
+from reinit.joined import joined_weights
 from reinit.network import Network
 from reinit.packed import FAMILIES, PackedClassifier, packs
 from reinit.ranks import join_ranks
@@ -89,9 +90,7 @@ def test_filling_up_changes_neither_a_logit_nor_a_gradient(
     """What a captured graph is given: more tokens and texts than there are."""
     network, _ = prepared(folders[kind], dropout=0.0)
     examples = texts_of(lengths)
-    exact, filled = (
-        gradients_of(network.form, examples, fill_to=fill_to) for fill_to in (None, len(lengths) + 3)
-    )
+    exact, filled = (gradients_of(network.form, examples, fill_to=fill_to) for fill_to in (None, len(lengths) + 3))
     for name, value in exact.items():
         torch.testing.assert_close(filled[name], value, rtol=1e-4, atol=1e-5, msg=name)
     assert sum(value.abs().sum() for value in exact.values()) > 1
@@ -102,13 +101,15 @@ def gradients_of(form: Form, examples: Sequence[Example], **more: Any) -> dict[s
     form.zero_grad()
     batch = form.collate(examples, 1.0, CPU, **more)
     logits = form(batch)
-    (logits.square().sum(1) * batch.weights).sum().backward()
+    (logits.square().sum(1) * batch.weights).sum().backward()  # type: ignore[no-untyped-call]
     gradients = {name: value.grad.clone() for name, value in form.named_parameters() if value.grad is not None}
     return gradients | {"logits": logits.detach()[: len(examples)]}
 
 
 @settings(max_examples=25, deadline=None)
-@given(lengths=st.lists(st.integers(1, 12) | st.just(90), min_size=1, max_size=6), seed=st.integers(0, 99), data=st.data())
+@given(
+    lengths=st.lists(st.integers(1, 12) | st.just(90), min_size=1, max_size=6), seed=st.integers(0, 99), data=st.data()
+)
 def test_a_text_s_logits_do_not_depend_on_its_neighbours(
     folders: dict[str, Path], lengths: list[int], seed: int, data: st.DataObject
 ) -> None:
@@ -152,15 +153,14 @@ def as_packed(network: Network) -> Form:
 
 @pytest.mark.parametrize("kind", PACKED)
 @pytest.mark.parametrize("length", [9, 90], ids=LENGTHS)
-def test_training_packed_goes_step_by_step_as_training_padded(
-    folders: dict[str, Path], kind: str, length: int
-) -> None:
+def test_training_packed_goes_step_by_step_as_training_padded(folders: dict[str, Path], kind: str, length: int) -> None:
     """With used rows alone in the embedding, redrawn layers, and a last batch that is not full."""
     network, cell = prepared(
         folders[kind], Reinit(layers=(2, 3)), dropout=0.0, learning_rate=1e-3, duration=Steps(steps=8)
     )
     # A part of the vocabulary, so that rows are left out, with padding tokens that a text spells out.
-    examples = [Example([token % 40 for token in each.input_ids], *_rest(each)) for each in texts_of([length, 4, 7] * 4)]
+    texts = texts_of([length, 4, 7] * 4)
+    examples = [Example([token % 40 for token in each.input_ids], *_rest(each)) for each in texts]
     assert any(network.pad_token in each.input_ids for each in examples)
     packed, packed_weights = trained(network, cell, 1, examples, as_packed)
     padded, padded_weights = trained(network, cell, 1, examples, as_padded)
@@ -203,12 +203,13 @@ def test_dropout_has_the_library_s_distribution_and_the_test_sees_another_rate(
 
 def test_over_seeds_packed_and_padded_runs_are_two_samples_of_one_distribution(folders: dict[str, Path]) -> None:
     """24 seeds each of whole small trainings with dropout; a recipe that differs is told apart."""
-    recipe = {"dropout": 0.1, "learning_rate": 1e-3, "duration": Steps(steps=10)}
+    recipe: dict[str, Any] = {"dropout": 0.1, "learning_rate": 1e-3, "duration": Steps(steps=10)}
     network, cell = prepared(folders["bert"], **recipe)
     examples = texts_of([9, 4, 7, 5] * 4)
 
     def last_losses(cell: Cell, form: Callable[[Network], Form], first: int) -> list[float]:
-        return [float(np.mean(trained(network, cell, seed, examples, form)[0][-3:])) for seed in range(first, first + 24)]
+        runs = (trained(network, cell, seed, examples, form) for seed in range(first, first + 24))
+        return [float(np.mean(losses[-3:])) for losses, _ in runs]
 
     packed, padded = last_losses(cell, as_packed, 1), last_losses(cell, as_padded, 101)
     assert stats.ttest_ind(packed, padded, equal_var=False).pvalue > 1e-3
@@ -260,14 +261,17 @@ def test_labels_and_weights_come_through_in_full_precision() -> None:
 
 
 def test_joined_weights_give_the_gradients_of_each_by_itself() -> None:
-    from reinit.joined import joined_weights
-
     torch.manual_seed(0)
     one, two, three = (nn.Linear(4, 4) for _ in range(3))
     values = torch.randn(5, 4)
     expected = torch.cat([one(values), two(values)], dim=1)
     three(expected[:, 2:6]).square().sum().backward()
-    gradients = [parameter.grad.clone() for layer in (one, two, three) for parameter in layer.parameters()]
+    gradients = [
+        parameter.grad.clone()
+        for layer in (one, two, three)
+        for parameter in layer.parameters()
+        if parameter.grad is not None
+    ]
     for layer in (one, two, three):
         layer.zero_grad()
     weights = joined_weights([[one, two], [three]], torch.float32)

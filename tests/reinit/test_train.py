@@ -83,7 +83,7 @@ def losses_by_plain_torch(network: Network, examples: list[Example], cell: Cell,
             if recipe.dropout:
                 # Only the same forward pass draws the same masks.
                 form = network.form
-                logits = form(form.collate(rows, 1.0, torch.device("cpu")))  # type: ignore[arg-type]
+                logits = form(form.collate(rows, 1.0, torch.device("cpu")))
             else:
                 logits = module(**collate(rows, network.pad_token).inputs).logits
             labels = torch.tensor([row.label for row in rows]).long()
@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_is_told_of_its_own_step_among_those_read_toge
     network.prepare(cell, 1)
     heard: list[int] = []
     with pytest.raises(DivergedError) as diverged:
-        train(network, tokens.subset(10, 1), cell, 1, RANKS, lambda step, _: heard.append(step) is not None)
+        train(network, tokens.subset(10, 1), cell, 1, RANKS, lambda step, _: heard.append(step))
     assert 1 <= diverged.value.step < 5
     assert not heard
 
