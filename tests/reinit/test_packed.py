@@ -101,7 +101,7 @@ def gradients_of(form: Form, examples: Sequence[Example], **more: Any) -> dict[s
     form.zero_grad()
     batch = form.collate(examples, 1.0, CPU, **more)
     logits = form(batch)
-    (logits.square().sum(1) * batch.weights).sum().backward()  # type: ignore[no-untyped-call]
+    (logits.square().sum(1) * batch.weights).sum().backward()
     gradients = {name: value.grad.clone() for name, value in form.named_parameters() if value.grad is not None}
     return gradients | {"logits": logits.detach()[: len(examples)]}
 
@@ -277,7 +277,7 @@ def test_joined_weights_give_the_gradients_of_each_by_itself() -> None:
     weights = joined_weights([[one, two], [three]], torch.float32)
     joined = nn.functional.linear(values, *weights[one])
     torch.testing.assert_close(joined, expected)
-    nn.functional.linear(joined[:, 2:6], *weights[three]).square().sum().backward()
+    nn.functional.linear(joined[:, 2:6], *weights[three]).square().sum().backward()  # type: ignore[no-untyped-call]
     for parameter, gradient in zip(
         (each for layer in (one, two, three) for each in layer.parameters()), gradients, strict=True
     ):
