@@ -31,9 +31,10 @@ from jobs.cell import Cell, Epochs, Model, Probe, Recipe
 from jobs.result import RunResult
 from jobs.tasks import FolderSource, Task
 from reinit.batches import Batch, collate, evaluation_batches, training_batches
-from reinit.data import Example, TaskTokens, folder_revision
+from reinit.data import Example, folder_revision
 from reinit.network import load_tokenizer
 from reinit.places import Places, find_package_file, resolve_model
+from reinit.tokens import TaskTokens
 from reinit.worker import Worker
 
 MINILM = Model(

@@ -27,11 +27,21 @@ from types import ModuleType
 from typing import Any, Final
 
 STAGES: Final = {
-    "jobs.store": {"Store.check": "store: check", "Store.results": "store: what is done", "Store.tokens": "tokens: read",
-                   "Store.put_tokens": "tokens: write"},
-    "reinit.data": {"read_task": "rows: read and check", "TaskRows.sha256": "rows: hash", "Tokens.take": "rows: tokenise"},
-    "reinit.hubdata": {"open_splits": "rows: read and check"},
-    "reinit.places": {"weights_sha256": "weights: hash"},
+    "jobs.store": {"Store.check": "store: check", "Store.results": "store: what is done"},
+    "jobs.outbox": {"Outbox.send_earlier": "store: outbox"},
+    "reinit.data": {
+        "rows_from": "rows: check revision",
+        "read_task": "rows: read and check",
+        "TaskRows.sha256": "rows: hash",
+    },
+    "reinit.tokens": {"Tokens.take": "rows: tokenise", "Tokens.encoded": "rows: tokenise"},
+    "reinit.tokencache": {
+        "tokeniser_files": "tokens: find",
+        "determined_by": "tokens: find",
+        "TokenCache.find": "tokens: find",
+        "TokenCache.keep": "tokens: keep",
+    },
+    "reinit.places": {"resolve_model": "weights: find", "weights_sha256": "weights: hash"},
     "reinit.network": {
         "load_tokenizer": "tokeniser: load",
         "vocabulary_of": "configuration: read",
@@ -45,7 +55,7 @@ STAGES: Final = {
     "reinit.provenance": {"code_commit": "provenance", "read_provenance": "provenance"},
     "reinit.engine": {"build_engine": "engine: build"},
     "reinit.train": {"train": "first step"},
-}  # fmt: skip
+}
 """Module to the functions in it that are stages; one that this version does not have is none."""
 
 IMPORTS: Final = frozenset(
@@ -102,6 +112,7 @@ class Hook(importlib.abc.MetaPathFinder):
         self._clock = clock
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """What the other finders find, its execution timed."""
         root = name.partition(".")[0]
         if root not in IMPORTS:
             return None
@@ -129,8 +140,10 @@ class Hook(importlib.abc.MetaPathFinder):
             owner = getattr(owner, parent, None)
         if owner is None or last not in vars(owner):
             return
-        what = vars(owner)[last]
-        setattr(owner, last, property(self._timed(what.fget, stage)) if isinstance(what, property) else self._timed(what, stage))
+        what: Any = vars(owner)[last]
+        function: Any = what.fget if isinstance(what, property) else what
+        timed = self._timed(function, stage)
+        setattr(owner, last, property(timed) if isinstance(what, property) else timed)
 
     def _timed(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:
@@ -150,14 +163,14 @@ def be_the_pod() -> None:
         worker = prepare(self, cells)
         run = worker.run
 
-        def until_a_step(cell: Any, seed: int, on_step: Callable[[int, float], Any], keeper: Any = None) -> Any:
+        def until_a_step(cell: Any, seed: int, _on_step: object, keeper: Any = None) -> Any:
             def stop(_step: int, _loss: float) -> None:
                 Path(os.environ[REPORT]).write_text(json.dumps(clock.report()), encoding="utf-8")
                 os._exit(0)
 
             return run(cell, seed, stop, keeper)
 
-        worker.run = until_a_step  # type: ignore[method-assign]
+        vars(worker)["run"] = until_a_step
         return worker
 
     prepare, session.Session.prepare = session.Session.prepare, stopping  # type: ignore[method-assign]
@@ -196,8 +209,13 @@ def main() -> None:
 
 def _start(environment: dict[str, str], report: Path) -> dict[str, list[float]]:
     environment = {**environment, REPORT: str(report), BEGAN: str(time.monotonic())}
-    ran = subprocess.run(
-        [sys.executable, __file__], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ran = subprocess.run(  # noqa: S603  this file
+        [sys.executable, __file__],
+        env=environment,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if ran.returncode:
         sys.exit(ran.stdout)

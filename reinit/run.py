@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -17,10 +18,11 @@ import numpy as np
 from jobs.cell import Cell, Probe
 from jobs.result import DivergedRun, Provenance, RunResult, now
 from reinit.classifier import Classifier, fit_classifier, train_classifier
-from reinit.data import Example, TaskTokens
+from reinit.data import Example
 from reinit.features import FeatureCache
 from reinit.network import Network
 from reinit.ranks import Ranks
+from reinit.tokens import TaskTokens
 from reinit.train import DivergedError, OnStep, train
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def run_cell(
 
 
 def _finetune(
-    cell: Cell, seed: int, examples: list[Example], network: Network, ranks: Ranks, attempt: Attempt
+    cell: Cell, seed: int, examples: Sequence[Example], network: Network, ranks: Ranks, attempt: Attempt
 ) -> float:
     """Train the network, and return the training loss."""
     from reinit.checkpoint import UnusableError
@@ -118,7 +120,7 @@ def _finetune(
 def _probe(
     cell: Cell,
     seed: int,
-    examples: list[Example],
+    examples: Sequence[Example],
     network: Network,
     tokens: TaskTokens,
     features: FeatureCache,

@@ -10,13 +10,11 @@ of the run that failed, and only then. Of several ranks the first keeps its log,
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +27,7 @@ from jobs.outbox import Outbox
 from jobs.result import Failure, now
 from jobs.store import Store
 from reinit.environment import checkpoint_seconds
+from reinit.garbage import no_collections
 from reinit.log import Log, redacted, say_last_word
 from reinit.places import Places
 from reinit.progress import PIPE_SECONDS, POD_SECONDS, Progress
@@ -90,14 +89,16 @@ class Session:
             # Read by OpenMP when torch is imported.
             os.environ["OMP_NUM_THREADS"] = threads
         try:
-            with _no_collections():
+            with no_collections():
+                from reinit.tokencache import TokenCache
                 from reinit.worker import Worker  # torch, only once there is work
 
                 _require(SCORING)
                 # Seconds have gone by, and the peers of a rank have heard the same.
                 if self.stop.requested:
                     raise StoppedError
-                self._worker = Worker(self.places)
+                cache = TokenCache(self.store.tokens(), self.log.emit, writes=self.is_first)
+                self._worker = Worker(self.places, cache)
         except ModuleNotFoundError as error:
             remedy = "pip install 'partial-reinit[train]'"
             raise ConfigurationError("a library is missing", got=error.name, remedy=remedy) from error
@@ -250,19 +251,6 @@ class Session:
         last.join(KEEP_SECONDS)
         if last.is_alive():
             self.log.emit("unkept", f"the store took no log and no failure's record within {KEEP_SECONDS:.0f} s")
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """The libraries' half million objects are all in use: to look through them for garbage takes as long as half of them.
-
-    The worker leaves them out of every later collection as well.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _require(libraries: Iterable[str]) -> None:

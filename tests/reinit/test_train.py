@@ -14,13 +14,14 @@ from jobs.cell import Cell, Recipe, Reinit, Steps
 from jobs.errors import ConfigurationError
 from jobs.tasks import GLUE
 from reinit.batches import collate
-from reinit.data import Example, TaskTokens
+from reinit.data import Example
 from reinit.engine import build_optimiser, build_schedule, engine_config
 from reinit.network import Network, load_tokenizer
 from reinit.optimiser import Group
 from reinit.places import Places, resolve_model
 from reinit.ranks import join_ranks
 from reinit.streams import stream, stream_seed
+from reinit.tokens import TaskTokens
 from reinit.train import DivergedError, losses_of, train
 from tests.reinit.tiny import MINILM, places_of, tiny_cell, write_sentences
 
