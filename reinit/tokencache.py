@@ -108,13 +108,15 @@ class TokenCache:
         return None
 
     def keep(self, key: str, tokens: TaskTokens) -> None:
-        """Put all splits into the store. Nothing that goes wrong there is raised."""
+        """Put all splits into the store. Nothing that goes wrong is raised."""
         if not self._writes:
             return
-        task, data = tokens.task.name, encode(tokens.splits, key, tokens.rows_sha256)
+        task = tokens.task.name
         try:
+            data = encode(tokens.splits, key, tokens.rows_sha256)
             name = self._objects.put(key, data)
         except ReinitError as error:
+            # Rows that no run asks for may be what cannot be tokenised.
             self._emit("unkept", f"the tokens of {task} are not in the store: {error}")
         else:
             self._emit("tokens", f"the tokens of {task} were put into the store: {len(data) / 1e6:.1f} MB", key=name)

@@ -97,6 +97,8 @@ class Tokens:
             with no_collections():
                 self._encoded = Encoded.of(rows, self._rows.labels, width)
             self._examples.clear()
+            # The texts have no use any more, and take more memory than the tokens.
+            self._rows = Rows([], self._rows.labels)
         return self._encoded
 
     def _tokenised(self, indices: Sequence[int]) -> Iterator[tuple[list[int], list[int] | None]]:
