@@ -5,8 +5,8 @@
 The process is the pod's own, `python -m reinit` with the environment of a manifest, ended when it has made one step.
 Stages are timed exclusively: an import's seconds are its own modules' alone, whoever asked for them. Of several starts,
 after one that fills the file cache and keeps the tokens that a start keeps, the one with the fewest CPU-seconds is
-shown. `at` is when a stage was first begun. Scheduling, pulling the image and starting the container come before and are
-not measured.
+shown; `at` is when a stage was first begun. Scheduling, pulling the image and starting the container come before and
+are not measured.
 """
 
 from __future__ import annotations

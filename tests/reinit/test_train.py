@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -45,14 +46,14 @@ def tokens(folder: Path) -> TaskTokens:
     return TaskTokens.load(tiny_cell(folder).task, load_tokenizer(resolve_model(MINILM, places)), 16, places)
 
 
-def losses_by_engine(network: Network, examples: list[Example], cell: Cell, seed: int) -> list[float]:
+def losses_by_engine(network: Network, examples: Sequence[Example], cell: Cell, seed: int) -> list[float]:
     network.prepare(cell, seed)
     losses: list[float] = []
     train(network, examples, cell, seed, RANKS, lambda _, loss: losses.append(loss))
     return losses
 
 
-def losses_by_plain_torch(network: Network, examples: list[Example], cell: Cell, seed: int) -> list[float]:
+def losses_by_plain_torch(network: Network, examples: Sequence[Example], cell: Cell, seed: int) -> list[float]:
     """The same run written out: no engine, torch's own clipping, the schedule by its formula."""
     network.prepare(cell, seed)
     module, recipe, steps = network.module, cell.recipe, cell.steps
