@@ -64,6 +64,9 @@ IMPORTS: Final = frozenset(
 )
 """Packages whose import is a stage; any other counts to the stage that imports it."""
 
+REST: Final = "interpreter, and the rest"
+"""What is in no other stage."""
+
 REPORT, BEGAN = "START_REPORT", "START_BEGAN"
 """Variables for the process that is measured: the file to write to, and when it was started."""
 
@@ -75,9 +78,9 @@ class Clock:
         """`began` is when the process was started, by the machine's monotonic clock."""
         self._began = began
         self._rows: dict[str, list[float]] = {}
-        self._stack = ["interpreter"]
+        self._stack = [REST]
         self._wall, self._cpu = began, 0.0
-        self._rows["interpreter"] = [0.0, 0.0, 0.0]
+        self._rows[REST] = [0.0, 0.0, 0.0]
 
     def _turn(self) -> None:
         """Charge what has gone by to the stage on top."""
