@@ -31,9 +31,10 @@ from benchmarks.table import Line, main
 from jobs.cell import Cell, Epochs, Probe, Recipe, Reinit
 from jobs.result import RunResult
 from reinit.batches import collate, evaluation_batches
-from reinit.data import Example, TaskTokens
+from reinit.data import Example
 from reinit.network import load_tokenizer
 from reinit.places import Places, resolve_model
+from reinit.tokens import TaskTokens
 from reinit.worker import Worker
 
 SAMPLED_STEPS = 6

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from jobs.errors import ConfigurationError, ReinitError, SpecError, TransientError
 
-MOST_BYTES: Final = {"runs": 2**20, "failures": 2**20, "checks": 2**20, "logs": 2**24}
+MOST_BYTES: Final = {"runs": 2**20, "failures": 2**20, "checks": 2**20, "logs": 2**24, "tokens": 2**28}
 """Largest objects of these kinds that are read: what is larger is no such object, and might not fit into memory."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(/[A-Za-z0-9][A-Za-z0-9._-]{0,254})*")

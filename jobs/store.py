@@ -8,6 +8,7 @@ different bytes under one key. What an object says is believed only once it is v
     runs/<digest>/<seed>.<science12>.<body12>.json      predictions/<sha256>
     failures/<digest>/<attempt>.json                    logs/<digest>/<attempt>.txt         checks/<sha256>
     checkpoints/<digest>/<seed>/...                     (`jobs.checkpoints`)
+    tokens/<what determines them>/<sha256>              (`jobs.tokens`)
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from jobs.objects import Objects
 from jobs.patient import PAUSES, PatientObjects, in_parallel
 from jobs.result import DivergedRun, Failure, RunResult
 from jobs.s3 import ATTEMPTS
+from jobs.tokens import TokenObjects
 
 __all__ = ["Contradiction", "Damaged", "Duplicate", "Failures", "Found", "Log", "State", "Store", "open_store"]
 
@@ -130,6 +132,14 @@ class Store:
             ConfigurationError: the site's key cannot be read.
         """
         return Checkpoints(self._patient, checkpoint_key())
+
+    def tokens(self) -> TokenObjects:
+        """Tokens of tasks' rows, under the same root; with little patience, since they can be made as well.
+
+        Raises:
+            ConfigurationError: the site's key cannot be read.
+        """
+        return TokenObjects(PatientObjects(self._objects, PAUSES[:2]), checkpoint_key())
 
     # ---------------------------------------------------------------------------------------------------- writing
 

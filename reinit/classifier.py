@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from jobs.cell import Recipe
 from reinit.batches import training_orders
 from reinit.engine import schedule_factor
-from reinit.evaluate import Logits
 from reinit.features import Values
 from reinit.probe import fit_converged
 from reinit.streams import numpy_stream, stream
 from reinit.surgery import draw
 from reinit.train import DivergedError, OnStep, losses_of
+
+if TYPE_CHECKING:
+    from reinit.evaluate import Logits
 
 STEPS_PER_CHUNK: Final = 64
 """Steps whose batches are gathered, and whose losses are looked at, together."""

@@ -1,4 +1,4 @@
-"""Rows -> seeded nested subset -> tokens.
+"""Rows of a task, checked, and the seeded nested subset of a run; `reinit.tokens` makes tokens of them.
 
 Law: the rows of a run depend on the task, the size and the seed's subset stream alone, so every treatment at one seed
 sees the same rows, and 500 is nested in 5,000. Reading never trusts: revision, columns, labels and row counts are
@@ -12,9 +12,8 @@ import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +21,9 @@ from numpy.typing import NDArray
 from jobs.cell import canonical
 from jobs.errors import DataError, SpecError
 from jobs.tasks import FolderSource, HubSource, PackageSource, Task
-from reinit.hubdata import described, each_row, open_splits
+from reinit.hubdata import bound_to, described, each_row, open_splits
 from reinit.places import Places, find_package_file
 from reinit.streams import stream_seed
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Row = Mapping[str, Any]
 
@@ -36,8 +32,8 @@ Row = Mapping[str, Any]
 class Example:
     """One tokenised text or pair, with its class index or value."""
 
-    input_ids: list[int]
-    token_type_ids: list[int] | None
+    input_ids: Sequence[int]
+    token_type_ids: Sequence[int] | None
     label: float
 
 
@@ -59,6 +55,13 @@ class TaskRows:
 
     train: Rows
     validation: dict[str, Rows]
+
+    @property
+    def characters(self) -> int:
+        """Of every text."""
+        return sum(
+            len(text) for rows in (self.train, *self.validation.values()) for texts in rows.texts for text in texts
+        )
 
     @property
     def sha256(self) -> str:
@@ -97,6 +100,23 @@ def read_task(task: Task, places: Places) -> TaskRows:
     return TaskRows(train, validation)
 
 
+def rows_from(task: Task, places: Places) -> str:
+    """What the rows of a task are bound to: the revision, which is checked, or where it cannot be, their files' hash.
+
+    Raises:
+        DataError: the files are not those that the task names.
+        ConfigurationError: the source's name has no place on this machine.
+    """
+    source = task.source
+    if isinstance(source, FolderSource):
+        _checked_folder(task, source, places)
+    elif isinstance(source, PackageSource):
+        _checked_file(task, source, places)
+    else:
+        return bound_to(source, places)
+    return source.revision
+
+
 def subset(task: Task, size: int | str, seed: int) -> NDArray[np.int64]:
     """Indices of the training rows of one run: the first `size` of the seed's permutation, all of them for "full".
 
@@ -110,103 +130,6 @@ def subset(task: Task, size: int | str, seed: int) -> NDArray[np.int64]:
 def words(seed: int) -> list[int]:
     """A 63-bit seed as the 32-bit words that `numpy.random.RandomState` takes."""
     return [seed & 0xFFFFFFFF, seed >> 32]
-
-
-class Tokens:
-    """Rows of one split as examples, tokenised when first asked for and kept."""
-
-    def __init__(
-        self, rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int, vocabulary: int | None = None
-    ) -> None:
-        """Tokenise `rows` to at most `max_length` tokens, the longer text of a pair cut first.
-
-        Tokens at or beyond `vocabulary` are refused: the network has no embedding for them, and a GPU would end the
-        process with an assertion of its own.
-        """
-        self._vocabulary = vocabulary
-        self._rows = rows
-        self._tokenizer = tokenizer
-        self._max_length = max_length
-        self._examples: dict[int, Example] = {}
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self._rows)
-
-    def take(self, indices: Iterable[int]) -> list[Example]:
-        """The examples at `indices`, in that order."""
-        wanted = [int(index) for index in indices]
-        missing = [index for index in dict.fromkeys(wanted) if index not in self._examples]
-        if missing:
-            columns = zip(*(self._rows.texts[index] for index in missing), strict=True)
-            encoded = self._tokenizer(
-                *(list(column) for column in columns),
-                truncation="longest_first",
-                max_length=self._max_length,
-                return_attention_mask=False,
-                verbose=False,
-            )
-            largest = max(max(ids, default=0) for ids in encoded["input_ids"])
-            if self._vocabulary is not None and largest >= self._vocabulary:
-                raise DataError(
-                    "the tokeniser makes tokens that the network does not know",
-                    expected=f"token ids below {self._vocabulary}, the size of its vocabulary",
-                    got=largest,
-                    remedy="use the tokeniser that the model was trained with",
-                )
-            types = encoded.get("token_type_ids")
-            for position, index in enumerate(missing):
-                self._examples[index] = Example(
-                    encoded["input_ids"][position],
-                    None if types is None else types[position],
-                    self._rows.labels[index],
-                )
-        return [self._examples[index] for index in wanted]
-
-    def all(self) -> list[Example]:
-        """Every example, in row order."""
-        return self.take(range(len(self)))
-
-
-@dataclass(frozen=True)
-class TaskTokens:
-    """A task's rows behind one tokeniser."""
-
-    task: Task
-    train: Tokens
-    validation: dict[str, Tokens]
-    rows_sha256: str
-    """Of every text and label that was read."""
-
-    @classmethod
-    def load(
-        cls,
-        task: Task,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-        places: Places,
-        vocabulary: int | None = None,
-    ) -> TaskTokens:
-        """Read and check the task's rows; tokens come when asked for, and are checked against the vocabulary's size."""
-        rows = read_task(task, places)
-        return cls(
-            task,
-            Tokens(rows.train, tokenizer, max_length, vocabulary),
-            {
-                split: Tokens(split_rows, tokenizer, max_length, vocabulary)
-                for split, split_rows in rows.validation.items()
-            },
-            rows.sha256,
-        )
-
-    def subset(self, size: int | str, seed: int) -> list[Example]:
-        """The training examples of one run."""
-        return self.train.take(subset(self.task, size, seed))
-
-    @cached_property
-    def scored(self) -> dict[str, list[Example]]:
-        """Every validation example, by split."""
-        return {split: tokens.all() for split, tokens in self.validation.items()}
 
 
 def folder_revision(folder: Path, files: Sequence[str]) -> str:
@@ -242,15 +165,7 @@ def _read_splits(task: Task, places: Places) -> tuple[Rows, dict[str, Rows]]:
 
 
 def _read_folder(task: Task, source: FolderSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
-    folder = places.folder(source.name)
-    files = [source.train, *(split for split in source.validation if split != source.train)]
-    if outside := [name for name in files if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
-        raise SpecError(
-            f"a file of task {task.name} leads out of its folder",
-            expected="a relative path without `..`",
-            got=outside[0],
-        )
-    _check_revision(task, source.revision, folder_revision(folder, files), str(folder))
+    folder = _checked_folder(task, source, places)
 
     def read(name: str) -> Rows:
         # GLUE's quotes are literal text, never field quotes.
@@ -260,10 +175,28 @@ def _read_folder(task: Task, source: FolderSource, places: Places) -> tuple[Rows
     return read(source.train), validation
 
 
+def _checked_folder(task: Task, source: FolderSource, places: Places) -> Path:
+    folder = places.folder(source.name)
+    files = [source.train, *(split for split in source.validation if split != source.train)]
+    if outside := [name for name in files if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
+        raise SpecError(
+            f"a file of task {task.name} leads out of its folder",
+            expected="a relative path without `..`",
+            got=outside[0],
+        )
+    _check_revision(task, source.revision, folder_revision(folder, files), str(folder))
+    return folder
+
+
 def _read_package(task: Task, source: PackageSource, places: Places) -> tuple[Rows, dict[str, Rows]]:
+    path = _checked_file(task, source, places)
+    return _read_table(task, path, None, delimiter=",", quoting=csv.QUOTE_MINIMAL), {}
+
+
+def _checked_file(task: Task, source: PackageSource, places: Places) -> Path:
     path = places.file(source.name, source.file) or find_package_file(source.name, source.file)
     _check_revision(task, source.revision, "sha256:" + file_sha256(path), str(path))
-    return _read_table(task, path, None, delimiter=",", quoting=csv.QUOTE_MINIMAL), {}
+    return path
 
 
 def _read_table(

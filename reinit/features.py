@@ -25,11 +25,12 @@ from torch import Tensor
 from jobs.cell import Cell, Probe, canonical
 from jobs.errors import ConfigurationError
 from reinit.batches import collate, evaluation_batches
-from reinit.data import Example, TaskTokens, subset
+from reinit.data import Example, subset
 from reinit.depths import Depths, Wanted
 from reinit.network import Network
 from reinit.ranks import Ranks
 from reinit.streams import stream_seed
+from reinit.tokens import TaskTokens
 
 SCRATCH_BYTES: Final = 8 * 2**30
 """Most that features of training rows may take; of a set that needs more, only those of the run at hand are made."""

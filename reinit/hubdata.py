@@ -7,6 +7,7 @@ that a snapshot may be read-only and need not hold other configurations. No code
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 import yaml
 
+from jobs.cell import canonical
 from jobs.errors import DataError
 from jobs.tasks import HubSource
 from reinit.hub import CODE, Repository, fetch, is_commit, is_offline, not_cached
@@ -59,6 +61,31 @@ def open_splits(source: HubSource, places: Places) -> Iterator[Callable[[str], A
             return _load(view, cache, source, split)
 
         yield load
+
+
+def bound_to(source: HubSource, places: Places) -> str:
+    """The commit, where the hub's client or the name of a snapshot's folder vouches for it; else the hash of the files.
+
+    Any other folder is taken at its word, and one word may stand for other rows on other machines.
+
+    Raises:
+        ConfigurationError, DataError: as in `open_splits`.
+    """
+    mapped = places.get(source.name)
+    if mapped is None:
+        return source.revision
+    _check_commit(source, mapped)
+    if mapped.name == source.revision:
+        return source.revision
+    card = read_card(mapped, source)
+    digest = hashlib.sha256(canonical(card))
+    for name in _matching(mapped, patterns_of(card, source)):
+        try:
+            with (mapped / name).open("rb") as file:
+                digest.update(f"\n{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}".encode())
+        except OSError as error:
+            raise DataError(f"cannot read {name}", where=str(mapped), got=error.strerror) from error
+    return "sha256:" + digest.hexdigest()
 
 
 def each_row(table: Any) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -17,15 +18,16 @@ import numpy as np
 from jobs.cell import Cell, Probe
 from jobs.result import DivergedRun, Provenance, RunResult, now
 from reinit.classifier import Classifier, fit_classifier, train_classifier
-from reinit.data import Example, TaskTokens
-from reinit.evaluate import Logits, encode_predictions, predict, score
+from reinit.data import Example
 from reinit.features import FeatureCache
 from reinit.network import Network
 from reinit.ranks import Ranks
+from reinit.tokens import TaskTokens
 from reinit.train import DivergedError, OnStep, train
 
 if TYPE_CHECKING:
     from reinit.checkpoint import Keeper
+    from reinit.evaluate import Logits
     from reinit.probe import ProbeNetwork
 
 
@@ -80,6 +82,8 @@ def run_cell(
         loss: Literal["nan", "inf", "-inf"] = "nan" if math.isnan(error.loss) else "inf" if error.loss > 0 else "-inf"
         about = _about(cell, seed, ranks, attempt)
         return Outcome(DivergedRun(**about, diverged_step=error.step, loss=loss), None)
+    from reinit.evaluate import encode_predictions, score
+
     predictions = encode_predictions(logits)
     labels = {split: [example.label for example in rows] for split, rows in tokens.scored.items()}
     result = RunResult(
@@ -99,7 +103,7 @@ def run_cell(
 
 
 def _finetune(
-    cell: Cell, seed: int, examples: list[Example], network: Network, ranks: Ranks, attempt: Attempt
+    cell: Cell, seed: int, examples: Sequence[Example], network: Network, ranks: Ranks, attempt: Attempt
 ) -> float:
     """Train the network, and return the training loss."""
     from reinit.checkpoint import UnusableError
@@ -116,7 +120,7 @@ def _finetune(
 def _probe(
     cell: Cell,
     seed: int,
-    examples: list[Example],
+    examples: Sequence[Example],
     network: Network,
     tokens: TaskTokens,
     features: FeatureCache,
@@ -150,6 +154,8 @@ def _probe(
 def _predict(
     cell: Cell, network: Network, tokens: TaskTokens, ranks: Ranks, keeper: Keeper | None = None
 ) -> dict[str, Logits]:
+    from reinit.evaluate import predict  # scikit-learn and scipy, a second that the first step need not wait for
+
     bf16 = cell.recipe.precision == "bf16"
     more = {"on_scored": keeper.scored} if keeper else {}
     if keeper:

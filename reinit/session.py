@@ -10,6 +10,7 @@ of the run that failed, and only then. Of several ranks the first keeps its log,
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import threading
@@ -26,6 +27,7 @@ from jobs.outbox import Outbox
 from jobs.result import Failure, now
 from jobs.store import Store
 from reinit.environment import checkpoint_seconds
+from reinit.garbage import no_collections
 from reinit.log import Log, redacted, say_last_word
 from reinit.places import Places
 from reinit.progress import PIPE_SECONDS, POD_SECONDS, Progress
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
 _KEEP, _STOP = 1, 2
 """Votes of a rank after a step: keep a checkpoint, or end; the largest of all ranks counts."""
+
+SCORING: Final = ("scipy", "sklearn")
+"""Libraries that are imported when a run is scored."""
 
 KEEP_SECONDS: Final = 15.0
 """What the last act may take: less than a launcher waits for the peers of a rank that has ended."""
@@ -84,15 +89,20 @@ class Session:
             # Read by OpenMP when torch is imported.
             os.environ["OMP_NUM_THREADS"] = threads
         try:
-            from reinit.worker import Worker  # torch, only once there is work
+            with no_collections():
+                from reinit.tokencache import TokenCache
+                from reinit.worker import Worker  # torch, only once there is work
+
+                _require(SCORING)
+                # Seconds have gone by, and the peers of a rank have heard the same.
+                if self.stop.requested:
+                    raise StoppedError
+                cache = TokenCache(self.store.tokens(), self.log.emit, writes=self.is_first)
+                self._worker = Worker(self.places, cache)
         except ModuleNotFoundError as error:
             remedy = "pip install 'partial-reinit[train]'"
             raise ConfigurationError("a library is missing", got=error.name, remedy=remedy) from error
 
-        # Seconds have gone by, and the peers of a rank have heard the same.
-        if self.stop.requested:
-            raise StoppedError
-        self._worker = Worker(self.places)
         self._worker.check(cells)
         if self._worker.any_rank(self.stop.requested):
             raise StoppedError
@@ -241,6 +251,13 @@ class Session:
         last.join(KEEP_SECONDS)
         if last.is_alive():
             self.log.emit("unkept", f"the store took no log and no failure's record within {KEEP_SECONDS:.0f} s")
+
+
+def _require(libraries: Iterable[str]) -> None:
+    """Miss now what is imported late: a run that was trained must not end for want of it."""
+    for name in libraries:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)
 
 
 def _attempt() -> str:

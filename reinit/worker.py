@@ -7,13 +7,14 @@ before the first of them trains.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from jobs.cell import Cell, Probe, canonical
 from jobs.checkpoints import Binding
 from jobs.errors import SpecError
-from reinit.data import TaskTokens
+from reinit.data import rows_from
 from reinit.engine import engine_config
 from reinit.features import FeatureCache
 from reinit.network import Network, load_tokenizer, vocabulary_of
@@ -21,6 +22,8 @@ from reinit.places import Places, resolve_model, weights_sha256
 from reinit.provenance import code_commit, read_provenance
 from reinit.ranks import gpu_faults, join_ranks
 from reinit.run import Attempt, Outcome, run_cell
+from reinit.tokencache import TokenCache, determined_by, tokeniser_files
+from reinit.tokens import TaskTokens
 
 if TYPE_CHECKING:
     from reinit.checkpoint import Keeper
@@ -28,13 +31,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SHORT_CHARACTERS: Final = 1_500_000
+"""Texts that are tokenised whole for the store though a run needs few of them: a CPU-second, which others save."""
+
 
 class Worker:
     """Runs cells one after another on this process's device."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, token_cache: TokenCache | None = None) -> None:
         """Join the ranks; nothing is loaded before a cell asks for it."""
         self._places = places
+        self._token_cache = token_cache
         with gpu_faults():
             self._ranks = join_ranks()
         code_commit()
@@ -42,6 +49,8 @@ class Worker:
         gc.freeze()
         self._features = FeatureCache(self._ranks)
         self._tokens: dict[bytes, TaskTokens] = {}
+        # Of those that were made here, the name that the store would have them under.
+        self._made_here: dict[bytes, str] = {}
         self._network: tuple[bytes, Network] | None = None
 
     def agree(self, value: T) -> T:
@@ -62,7 +71,7 @@ class Worker:
         Raises:
             ReinitError: what is wrong with a task or model on this machine.
         """
-        tried = set()
+        cells, tried = list(cells), set()
         for cell in cells:
             self._tokens_of(cell)
             if isinstance(cell.treatment, Probe):
@@ -76,6 +85,7 @@ class Worker:
                 tried.add(key)
                 with gpu_faults():
                     self._network_of(cell).prepare(cell, seed=0)
+        self._keep_tokens(cells)
 
     def run(self, cell: Cell, seed: int, on_step: OnStep, keeper: Keeper | None = None) -> Outcome:
         """One run; `on_step` hears of every optimiser step and may raise to stop between two.
@@ -95,20 +105,40 @@ class Worker:
             return run_cell(cell, seed, network, tokens, self._features, self._ranks, attempt)
 
     def _tokens_of(self, cell: Cell) -> TaskTokens:
-        key = canonical([cell.task.model_dump(), cell.model.model_dump(), cell.recipe.max_length])
+        """Those of the store, or else of the rows, which are tokenised when a run asks for them."""
+        key = _tokens_key(cell)
         if key not in self._tokens:
             folder = resolve_model(cell.model, self._places)
-            tokenizer = load_tokenizer(folder)
-            if cell.recipe.max_length > tokenizer.model_max_length:
-                raise SpecError(
-                    f"max_length is more than {cell.model.name} can read",
-                    expected=f"at most {tokenizer.model_max_length} tokens",
-                    got=cell.recipe.max_length,
-                )
-            self._tokens[key] = TaskTokens.load(
-                cell.task, tokenizer, cell.recipe.max_length, self._places, vocabulary_of(folder)
-            )
+            self._tokens[key] = self._stored_tokens(cell, folder) or self._made_tokens(cell, folder)
         return self._tokens[key]
+
+    def _stored_tokens(self, cell: Cell, folder: Path) -> TaskTokens | None:
+        if self._token_cache is None:
+            return None
+        task, max_length = cell.task, cell.recipe.max_length
+        name = determined_by(task, rows_from(task, self._places), tokeniser_files(folder), max_length)
+        if found := self._token_cache.find(name, task, max_length, vocabulary_of(folder)):
+            return TaskTokens.stored(task, *found)
+        self._made_here[_tokens_key(cell)] = name
+        return None
+
+    def _made_tokens(self, cell: Cell, folder: Path) -> TaskTokens:
+        tokenizer, max_length = load_tokenizer(folder), cell.recipe.max_length
+        if max_length > tokenizer.model_max_length:
+            raise SpecError(
+                f"max_length is more than {cell.model.name} can read",
+                expected=f"at most {tokenizer.model_max_length} tokens",
+                got=max_length,
+            )
+        return TaskTokens.load(cell.task, tokenizer, max_length, self._places, vocabulary_of(folder))
+
+    def _keep_tokens(self, cells: Sequence[Cell]) -> None:
+        """Put the tokens into the store that were not there, where a run needs most of them or all cost little."""
+        for key, name in self._made_here.items():
+            tokens, largest = self._tokens[key], max(cell.rows for cell in cells if _tokens_key(cell) == key)
+            if self._token_cache and (2 * largest > tokens.task.train_rows or tokens.characters <= SHORT_CHARACTERS):
+                self._token_cache.keep(name, tokens)
+        self._made_here.clear()
 
     def _network_of(self, cell: Cell) -> Network:
         """The one network in memory; another replaces it, since two may not fit a device."""
@@ -119,3 +149,8 @@ class Worker:
             network.module.to(self._ranks.device)
             self._network = (key, network)
         return self._network[1]
+
+
+def _tokens_key(cell: Cell) -> bytes:
+    """What the tokens of a cell depend on, within this process."""
+    return canonical([cell.task.model_dump(), cell.model.model_dump(), cell.recipe.max_length])

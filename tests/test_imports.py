@@ -1,11 +1,18 @@
 """The import law, by running it: ruff, import-linter and a Python without torch refuse what it forbids."""
 
+import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
+
+from jobs.cell import Cell
+from jobs.tasks import GLUE, HubSource
+from tests.reinit.hubcache import COMMIT, SST2
+from tests.reinit.tiny import small_cell, write_sentences, write_small_model
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -98,3 +105,63 @@ def test_ruff_refuses_torch_at_module_level_outside_reinit(module: str, *, allow
     result = run(BIN / "ruff", "check", *options, "-", stdin="import torch\n")
     assert (result.returncode == 0) is allowed, result.stdout
     assert ("TID253" in result.stdout) is not allowed
+
+
+UNTIL_THE_FIRST_STEP = """
+import json, os, sys
+from pathlib import Path
+
+from jobs.cell import Cell
+from jobs.store import open_store
+from reinit.places import Places
+from reinit.tokencache import TokenCache
+from reinit.worker import Worker
+
+cell, places, store, watched = json.loads(sys.argv[1])
+cell = Cell.model_validate(cell)
+cache = TokenCache(open_store(store).tokens(), lambda *_, **__: None, writes=True)
+worker = Worker(Places({name: Path(path) for name, path in places.items()}), cache)
+worker.check([cell])
+
+def on_step(*_):
+    print(*(name for name in watched if name in sys.modules))
+    sys.stdout.flush()
+    os._exit(0)
+
+worker.run(cell, 1, on_step)
+"""
+
+
+def imported_until_the_first_step(
+    cell: Cell, places: Mapping[str, Path], store: Path, watched: Iterable[str]
+) -> set[str]:
+    given = [cell.model_dump(mode="json"), {name: str(path) for name, path in places.items()}, store.as_uri()]
+    ran = run(sys.executable, "-c", UNTIL_THE_FIRST_STEP, json.dumps([*given, list(watched)]))
+    assert ran.returncode == 0, ran.stderr
+    return set(ran.stdout.split())
+
+
+SCORING = {"sklearn", "scipy.stats"}
+READING = {"datasets", "pandas", "pyarrow"}
+
+
+def test_a_folders_rows_are_trained_on_without_a_library_for_data_sets_or_for_scoring(tmp_path: Path) -> None:
+    folder, model = write_sentences(tmp_path / "rows"), write_small_model(tmp_path / "model")
+    places = {"tiny": folder, "small": model}
+    cell = small_cell(folder, model)
+    assert imported_until_the_first_step(cell, places, tmp_path / "store", SCORING | READING) == set()
+
+
+def test_a_data_set_of_a_hub_is_trained_on_without_its_library_once_its_tokens_are_in_the_store(
+    tmp_path: Path,
+) -> None:
+    rows, model = tmp_path / "glue", write_small_model(tmp_path / "model")
+    for name, content in SST2.items():
+        (rows / name).parent.mkdir(parents=True, exist_ok=True)
+        (rows / name).write_bytes(content)
+    source = HubSource(name="nyu-mll/glue", config="sst2", revision=COMMIT)
+    task = GLUE["sst2"].model_copy(update={"source": source, "train_rows": 3, "validation_rows": (2,)})
+    cell = small_cell(write_sentences(tmp_path / "rows"), model, task=task, size="full")
+    places = {"nyu-mll/glue": rows, "small": model}
+    assert imported_until_the_first_step(cell, places, tmp_path / "store", SCORING | READING) >= {"datasets"}
+    assert imported_until_the_first_step(cell, places, tmp_path / "store", SCORING | READING) == set()

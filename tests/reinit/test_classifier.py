@@ -17,12 +17,12 @@ from torch import nn
 from jobs.cell import Cell, Epochs, Probe, Recipe, Steps
 from reinit.batches import training_orders
 from reinit.classifier import Classifier, train_classifier
-from reinit.data import TaskTokens
 from reinit.features import FeatureCache, Values
 from reinit.network import Network, load_tokenizer
 from reinit.places import resolve_model
 from reinit.probe import ProbeNetwork
 from reinit.ranks import join_ranks
+from reinit.tokens import TaskTokens
 from reinit.train import DivergedError, train
 from tests.reinit.tiny import MINILM, places_of, tiny_cell, write_sentences
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from jobs.errors import ConfigurationError, DataError, SpecError
 from jobs.tasks import GLUE, FolderSource, Holdout, Task
-from reinit.data import Tokens, folder_revision, read_task, subset, words
+from reinit.data import folder_revision, read_task, subset, words
 from reinit.places import Places
 from reinit.streams import stream_seed
+from reinit.tokens import Tokens
 
 TRAIN = "sentence\tlabel\nit 's \"good\t1\nbad film\t0\na\t1\nquite long a sentence\t0\n"
 DEV = "sentence\tlabel\nfine\t1\npoor\t0\n"

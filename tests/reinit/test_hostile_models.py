@@ -12,9 +12,10 @@ import pytest
 
 from jobs.cell import Model
 from jobs.errors import DataError, ReinitError, SpecError
-from reinit.data import Rows, Tokens
+from reinit.data import Rows
 from reinit.network import load_tokenizer, vocabulary_of
 from reinit.places import MOST_TEXT_BYTES, Places, resolve_model
+from reinit.tokens import Tokens
 from tests.reinit.architectures import CONFIGS, DEPTH, VOCABULARY, load, save
 from tests.reinit.tiny import MINILM
 

@@ -15,7 +15,7 @@ import pytest
 from jobs.errors import ConfigurationError, DataError, ReinitError, SpecError
 from jobs.tasks import GLUE, HubSource, Task
 from reinit.data import Rows, read_task
-from reinit.hubdata import patterns_of, read_card
+from reinit.hubdata import bound_to, patterns_of, read_card
 from reinit.places import Places
 from tests.reinit.hubcache import (
     AX,
@@ -276,3 +276,26 @@ def test_named_labels_come_as_their_numbers_from_other_formats_too(tmp_path: Pat
     }
     read = read_task(a_task(), Places({"nyu-mll/glue": put(tmp_path, files)}))
     assert read.train.labels == [1.0, 0.0, 1.0]
+
+
+def test_rows_are_bound_to_a_commit_that_is_vouched_for_and_else_to_the_bytes_of_their_files(tmp_path: Path) -> None:
+    source = HubSource(name="nyu-mll/glue", config="sst2", revision=COMMIT)
+    assert bound_to(source, Places()) == COMMIT
+    assert bound_to(source, Places({"nyu-mll/glue": put(tmp_path / COMMIT, SST2)})) == COMMIT
+
+    def of_folder(name: str, files: dict[str, bytes]) -> str:
+        return bound_to(source, Places({"nyu-mll/glue": put(tmp_path / name, files)}))
+
+    bound = of_folder("one", SST2)
+    assert bound == of_folder("two", SST2)
+    assert bound.startswith("sha256:")
+    rows = next(name for name in SST2 if name.endswith(".parquet") and "sst2" in name)
+    assert of_folder("three", {**SST2, rows: SST2[rows] + b" "}) != bound
+    # Files of other configurations have no part in it.
+    assert of_folder("four", {**SST2, "cola/train-0.parquet": b"other"}) == bound
+
+
+def test_a_folder_that_is_named_by_another_commit_is_bound_to_nothing(tmp_path: Path) -> None:
+    source = HubSource(name="nyu-mll/glue", config="sst2", revision=COMMIT)
+    with pytest.raises(DataError, match="another commit"):
+        bound_to(source, Places({"nyu-mll/glue": put(tmp_path / ("f" * 40), SST2)}))

@@ -84,8 +84,8 @@ def test_a_pod_that_does_its_work_leaves_its_log_and_one_applied_again_loads_no_
     pod = Pod(tmp_path / "pod-1", store, cells, data=data, before=EVERY_STEP)
     assert pod.run() == 0, pod.out + pod.errors
     one_run = ["started", "step", "step", "step", "evaluating", "uploading", "finished"]
-    assert pod.said == ["loading", *one_run, *one_run, "done"]
-    assert pod.events[9]["message"].startswith(f"1 of 2 runs done; {cells[1].name} seed 1: step 1 of 3, loss ")
+    assert pod.said == ["loading", "tokens", *one_run, *one_run, "done"]
+    assert pod.events[10]["message"].startswith(f"1 of 2 runs done; {cells[1].name} seed 1: step 1 of 3, loss ")
     assert pod.last_word == "2 runs finished"
     for cell in cells:
         assert open_store(store).results(cell.digest).done == {1}
@@ -103,6 +103,18 @@ def test_a_pod_that_does_its_work_leaves_its_log_and_one_applied_again_loads_no_
     assert more.run() == 78, "with work left, torch is needed"
     assert "a library is missing; got: torch" in more.last_word
     assert [log.attempt[:5] for log in more.logs(cells[0])] == ["pod-1", "pod-3"]
+
+
+@pytest.mark.slow
+def test_a_library_that_is_needed_only_for_scoring_is_missed_before_anything_is_trained(
+    tmp_path: Path, data: Path, store: str
+) -> None:
+    pod = Pod(
+        tmp_path / "pod-1", store, [tiny_cell(data)], data=data, before="import sys\nsys.modules['sklearn'] = None"
+    )
+    assert pod.run() == 78, pod.out + pod.errors
+    assert pod.said == ["loading", "failed"]
+    assert "a library is missing; got: sklearn" in pod.last_word
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,14 @@ from jobs.cell import Cell, Recipe, Reinit, Steps
 from jobs.errors import ConfigurationError
 from jobs.tasks import GLUE
 from reinit.batches import collate
-from reinit.data import Example, TaskTokens
+from reinit.data import Example
 from reinit.engine import ClippedAdamW, build_schedule, engine_config
 from reinit.network import Network, load_tokenizer
 from reinit.optimiser import Group
 from reinit.places import Places, resolve_model
 from reinit.ranks import join_ranks
 from reinit.streams import stream, stream_seed
+from reinit.tokens import TaskTokens
 from reinit.train import DivergedError, losses_of, train
 from tests.reinit.tiny import MINILM, places_of, tiny_cell, write_sentences
 
@@ -45,14 +47,14 @@ def tokens(folder: Path) -> TaskTokens:
     return TaskTokens.load(tiny_cell(folder).task, load_tokenizer(resolve_model(MINILM, places)), 16, places)
 
 
-def losses_by_engine(network: Network, examples: list[Example], cell: Cell, seed: int) -> list[float]:
+def losses_by_engine(network: Network, examples: Sequence[Example], cell: Cell, seed: int) -> list[float]:
     network.prepare(cell, seed)
     losses: list[float] = []
     train(network, examples, cell, seed, RANKS, lambda _, loss: losses.append(loss))
     return losses
 
 
-def losses_by_plain_torch(network: Network, examples: list[Example], cell: Cell, seed: int) -> list[float]:
+def losses_by_plain_torch(network: Network, examples: Sequence[Example], cell: Cell, seed: int) -> list[float]:
     """The same run written out: no engine, torch's own clipping, the schedule by its formula."""
     network.prepare(cell, seed)
     module, recipe, steps = network.module, cell.recipe, cell.steps
