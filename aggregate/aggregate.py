@@ -156,8 +156,9 @@ def aggregate_runs(
     comparisons = compare(runs, reference) if reference else []
     judged, measured, said = claims.evaluate(runs), measure(runs), tuple(notes(runs, extras))
     contents = _contents(study, runs, sheets, comparisons) | _meaning(study, runs, judged, measured)
-    contents |= _figures(study, runs, reference)
-    contents["report.html"] = _report(study, runs, extras, sheets, comparisons, judged, measured, reference)
+    drawings, pictures = _figures(study, runs, reference)
+    contents |= drawings
+    contents["report.html"] = _report(study, runs, extras, sheets, comparisons, judged, measured, pictures)
     files = _write(contents, out)
     shown = tuple(map(tables.to_rich, [*sheets, *claims.short_sheets(judged, holes(runs))]))
     written = Written(files, shown, runs, judged, said)
@@ -204,13 +205,18 @@ def _meaning(study: About, runs: pd.DataFrame, judged: Sequence[claims.Claim], m
     return {name: text.encode("utf-8") for name, text in texts.items()}
 
 
-def _figures(study: About, runs: pd.DataFrame, reference: Authors | None) -> dict[str, bytes]:
-    drawings = figures.draw_all(runs, title=study.title, reference=reference)
-    return {
-        f"{name}.{kind}": figures.to_bytes(drawing, kind)
-        for name, drawing in drawings.items()
-        for kind in figures.KINDS
-    }
+def _figures(
+    study: About, runs: pd.DataFrame, reference: Authors | None
+) -> tuple[dict[str, bytes], list[report.Picture]]:
+    """The files of each figure, and the pictures of the page; one figure at a time is held."""
+    contents: dict[str, bytes] = {}
+    pictures = []
+    for drawing in figures.drawn(runs, title=study.title, reference=reference):
+        rendered = figures.render(drawing)
+        contents |= {f"{drawing.name}.{kind}": data for kind, data in rendered.files.items()}
+        pictures.append(report.Picture(drawing.name, rendered.page, drawing.title, drawing.caption))
+        drawing.figure.clear()
+    return contents, pictures
 
 
 def _report(
@@ -221,15 +227,9 @@ def _report(
     comparisons: Sequence[Comparison],
     judged: Sequence[claims.Claim],
     measured: Effects,
-    reference: Authors | None,
+    pictures: Sequence[report.Picture],
 ) -> bytes:
     *settings, coverage = sheets
-    # Without the study's title and the captions, which the page sets as text.
-    drawings = figures.draw_all(runs, captions=False, reference=reference)
-    pictures = [
-        report.Picture(name, figures.to_svg(drawing), drawing.title, drawing.caption)
-        for name, drawing in drawings.items()
-    ]
     compared = [reference_sheet(comparisons)] if comparisons else []
     page = report.to_html(
         study,
