@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +56,17 @@ def plain_table(*columns: str) -> Table:
 _NUMBERS = {"cells", "runs", "steps", "seeds", "done", "layers"}
 
 
-def plan_table(study: Study, planned: Plan, found: Mapping[str, Found] | None) -> Table:
-    """A line for each family, task and size."""
-    table = plain_table("family", "task", "size", "cells", "runs", "steps", *(["done"] if found is not None else []))
+def plan_table(
+    study: Study,
+    planned: Plan,
+    found: Mapping[str, Found] | None,
+    more: Mapping[str, Callable[[Sequence[PlannedCell]], str]],
+) -> Table:
+    """A line for each family, task and size, with `more` columns of numbers."""
+    done = ["done"] if found is not None else []
+    table = plain_table("family", "task", "size", "cells", "runs", "steps", *done)
+    for column in more:
+        table.add_column(column, justify="right", no_wrap=True)
     table.title, table.title_justify = f"{study.name}: {escape(study.title)}", "left"
     for (family, task, size), group in _groups(planned).items():
         runs = sum(len(each.seeds) for each in group)
@@ -66,7 +74,7 @@ def plan_table(study: Study, planned: Plan, found: Mapping[str, Found] | None) -
         row = [escape(family), task, size, f"{len(group):,}", f"{runs:,}", f"{steps:,}"]
         if found is not None:
             row.append(f"{sum(_done(each, found) for each in group):,}")
-        table.add_row(*row)
+        table.add_row(*row, *(text(group) for text in more.values()))
     return table
 
 

@@ -21,8 +21,17 @@ from aggregate.figures.seeds import seeds
 from aggregate.reference import Authors
 
 __all__ = [
-    *("KINDS", "NAMES", "Drawing", "FileKind", "Name", "Rendered"),
-    *("draw_all", "drawn", "render", "to_bytes", "to_svg"),
+    "KINDS",
+    "NAMES",
+    "Drawing",
+    "FileKind",
+    "Name",
+    "Rendered",
+    "draw_all",
+    "drawn",
+    "render",
+    "to_bytes",
+    "to_svg",
 ]
 
 NAMES: Final[tuple[Name, ...]] = get_args(Name)

@@ -12,7 +12,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -73,19 +73,20 @@ def to_svg(drawing: Drawing) -> str:
 
 
 def _saved(drawing: Drawing, kind: FileKind) -> bytes:
-    """What the library writes. `Figure.savefig` would go over the figure twice, the first time to lay out what is laid
-    out already; its canvases go once, and give the same bytes."""
+    """What the library writes.
+
+    `Figure.savefig` would go over the figure twice, the first time to lay out what is laid out already; its canvases go
+    once, and give the same bytes.
+    """
     figure, out = drawing.figure, io.BytesIO()
+    # Their methods have no types.
+    canvases: dict[FileKind, Any] = {"pdf": FigureCanvasPdf, "png": FigureCanvasAgg, "svg": FigureCanvasSVG}
     before = figure.dpi
+    if kind == "png":
+        figure.dpi = min(PNG_DPI, int(MOST_PIXELS / max(figure.get_size_inches())))
     with styled():
-        if kind == "svg":
-            FigureCanvasSVG(figure).print_svg(out, metadata=_NO_DATE[kind])
-        elif kind == "pdf":
-            FigureCanvasPdf(figure).print_pdf(out, metadata=_NO_DATE[kind])
-        else:
-            figure.dpi = min(PNG_DPI, int(MOST_PIXELS / max(figure.get_size_inches())))
-            FigureCanvasAgg(figure).print_png(out, metadata=_NO_DATE[kind])
-            figure.dpi = before
+        getattr(canvases[kind](figure), f"print_{kind}")(out, metadata=_NO_DATE[kind])
+    figure.dpi = before
     return out.getvalue()
 
 
