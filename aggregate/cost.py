@@ -19,6 +19,8 @@ from aggregate.text import counted
 from jobs.price import Price
 
 HOUR: Final = 3600.0
+SCHEMA_VERSION: Final = 1
+"""Of `cost.json`."""
 
 
 @dataclass(frozen=True)
@@ -210,5 +212,10 @@ def cost_csv(spent: Costs) -> str:
 def cost_json(spent: Costs) -> str:
     """The same for programs, with the price and the number of attempts that failed."""
     price = None if spent.price is None else {"gpu_hour": spent.price.amount, "currency": spent.price.currency}
-    content = {"price": price, "failed_attempts": spent.failed_attempts, "costs": records(spent)}
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "price": price,
+        "failed_attempts": spent.failed_attempts,
+        "costs": records(spent),
+    }
+    return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False) + "\n"

@@ -306,5 +306,10 @@ def _scaled(kept: Kept, texts: Texts, network: tuple[float, float], nearness: Ne
 
 
 def _surest(found: Iterable[Rate]) -> Rate | None:
-    """The one that concludes least from its measurement."""
-    return min(found, key=lambda rate: (round(rate.concluded, 6), *_order(rate.kept[0])), default=None)
+    """The one that concludes least from its measurement; the order in which they come decides nothing."""
+
+    def order(rate: Rate) -> tuple[object, ...]:
+        kept = rate.kept[0]
+        return round(rate.concluded, 6), *_order(kept), kept.model, kept.texts.task, kept.size, rate.step.typical
+
+    return min(found, key=order, default=None)

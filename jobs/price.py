@@ -5,7 +5,6 @@ Law: there is no price unless somebody gives one, and no currency is ever turned
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -50,5 +49,5 @@ def rounded(number: float) -> str:
     """Two digits that count, and never more: `0.42`, `4.2`, `42`, `4,200`; an estimate has no more."""
     if number <= 0:
         return "0"
-    digits = 1 - math.floor(math.log10(number))
+    digits = 1 - int(f"{number:.1e}".partition("e")[2])
     return f"{round(number, digits):,.{max(digits, 0)}f}"

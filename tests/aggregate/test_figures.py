@@ -512,7 +512,7 @@ def test_what_a_page_shows_is_as_high_as_what_stands_on_it(name: Name) -> None:
     _, _, file_width, file_height = map(float, file.get("viewBox", "").split())
     assert width == file_width
     assert page.get("height") == f"{height:.6g}pt"
-    assert 0 < top
+    assert top > 0
     assert top + height < file_height - 6
     title = next(each for each in page.iter() if each.get("transform", "").startswith("translate(0 "))
     assert float(title.get("transform", "").removeprefix("translate(0 ").removesuffix(")")) == top
