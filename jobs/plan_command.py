@@ -60,10 +60,12 @@ def plan(
     estimated = _estimated(planned, opened, found or {}, device, site)
     if output is Output.JSON:
         print_json(plan_json(loaded, planned, found) | {"estimate": estimate_json(estimated, of_gpu_hour)})
-    elif cells:
-        console.print(cell_table(planned, found))
+        return
+    hours = group_hours(estimated, left=found is not None)
+    if cells:
+        console.print(cell_table(planned, found, hours))
     else:
-        console.print(plan_table(loaded, planned, found, group_hours(estimated, left=found is not None)))
+        console.print(plan_table(loaded, planned, found, hours))
         finetunes = f"{planned.finetunes:,} finetunes with {planned.finetune_steps:,} optimiser steps"
         console.print(f"[bold]{len(planned):,} cells, {planned.runs:,} runs[/bold]: {finetunes}")
         if notes := plan_notes(planned):

@@ -56,17 +56,13 @@ def plain_table(*columns: str) -> Table:
 _NUMBERS = {"cells", "runs", "steps", "seeds", "done", "layers"}
 
 
-def plan_table(
-    study: Study,
-    planned: Plan,
-    found: Mapping[str, Found] | None,
-    more: Mapping[str, Callable[[Sequence[PlannedCell]], str]],
-) -> Table:
-    """A line for each family, task and size, with `more` columns of numbers."""
-    done = ["done"] if found is not None else []
-    table = plain_table("family", "task", "size", "cells", "runs", "steps", *done)
-    for column in more:
-        table.add_column(column, justify="right", no_wrap=True)
+Columns = Mapping[str, Callable[[Sequence[PlannedCell]], str]]
+"""Further columns of numbers: for each name the text for some cells."""
+
+
+def plan_table(study: Study, planned: Plan, found: Mapping[str, Found] | None, more: Columns) -> Table:
+    """A line for each family, task and size."""
+    table = _numbered(["family", "task", "size", "cells", "runs", "steps"], found, more)
     table.title, table.title_justify = f"{study.name}: {escape(study.title)}", "left"
     for (family, task, size), group in _groups(planned).items():
         runs = sum(len(each.seeds) for each in group)
@@ -98,14 +94,21 @@ def _groups(planned: Plan) -> dict[tuple[str, str, str], list[PlannedCell]]:
     return groups
 
 
-def cell_table(planned: Plan, found: Mapping[str, Found] | None) -> Table:
+def _numbered(columns: Sequence[str], found: Mapping[str, Found] | None, more: Columns) -> Table:
+    table = plain_table(*columns, *(["done"] if found is not None else []))
+    for column in more:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def cell_table(planned: Plan, found: Mapping[str, Found] | None, more: Columns) -> Table:
     """A line for each cell."""
-    table = plain_table("cell", "family", "seeds", "steps", *(["done"] if found is not None else []))
+    table = _numbered(["cell", "family", "seeds", "steps"], found, more)
     for each in planned:
         row = [each.cell.name, escape(" + ".join(each.families)), f"{len(each.seeds):,}", f"{each.cell.steps:,}"]
         if found is not None:
             row.append(f"{_done(each, found):,}")
-        table.add_row(*row)
+        table.add_row(*row, *(text([each]) for text in more.values()))
     return table
 
 

@@ -28,7 +28,7 @@ KINDS: Final[tuple[FileKind, ...]] = get_args(FileKind)
 
 PNG_DPI: Final = 300
 MOST_PIXELS: Final = 32_000
-"""Of a PNG's side: the library draws at most 65,535, and many viewers show at most 32,767."""
+"""Of a PNG's side: many viewers show at most 32,767, and the memory for one grows with it."""
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"

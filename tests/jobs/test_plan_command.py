@@ -58,6 +58,13 @@ def test_a_plan_without_a_store_says_hours_by_what_comes_with_the_program() -> N
     assert header(done.stdout)[-1] == "GPU-hours"
 
 
+def test_every_cell_has_its_hours() -> None:
+    lines = reinit("plan", STUDY, "--cells").stdout.splitlines()
+    assert lines[0].split()[-1] == "GPU-hours"
+    assert len(lines) == 1 + len(PLAN)
+    assert all(float(line.split()[-1]) > 0 for line in lines[1:])
+
+
 def test_a_plan_prints_no_money_without_a_price() -> None:
     assert "a GPU-hour" not in reinit("plan", STUDY).stdout
     assert "cost" not in planned(STUDY)

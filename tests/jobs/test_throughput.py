@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from statistics import mean
 
@@ -20,11 +21,12 @@ STEPS, SCORED, BATCH = 63, 872, 8
 """Of `a_cell()`."""
 
 
-def of_example(name: str) -> list[RunResult]:
+@functools.cache
+def of_example(name: str) -> tuple[RunResult, ...]:
     store = open_store((ROOT / "examples" / name / "store").as_uri())
     every = [each.result for each in store.every_result() if isinstance(each, Verified)]
     assert every
-    return [each for each in every if isinstance(each, RunResult)]
+    return tuple(each for each in every if isinstance(each, RunResult))
 
 
 def shipped_of(source: str) -> list[Kept]:
