@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aggregate import claims, effect_tables, figures, report, tables
+from aggregate.cost import cost_csv, cost_json, costs
 from aggregate.coverage import Extras, extras_in, holes, notes, refuse_holes
 from aggregate.effects import Effects, measure
 from aggregate.frame import frame
@@ -26,6 +27,7 @@ from aggregate.text import prose, visible
 from jobs.errors import ConfigurationError
 from jobs.found import Damaged, Found
 from jobs.plan import Plan, merged
+from jobs.price import Price
 from jobs.store import Failures
 
 FILES: Final = (
@@ -39,6 +41,8 @@ FILES: Final = (
     "claims.json",
     "claims.md",
     "effects.csv",
+    "cost.csv",
+    "cost.json",
     "paper.md",
     "paper.tex",
     "reference.md",
@@ -96,7 +100,7 @@ class Together:
         return " ".join(f"{study.name}: {study.note}" for study in self.studies)
 
 
-def aggregate_studies(
+def aggregate_studies(  # noqa: PLR0913  what the store holds, and what is asked for
     studies: Sequence[tuple[About, Plan]],
     found: Mapping[str, Found],
     failures: Mapping[str, Failures],
@@ -105,6 +109,7 @@ def aggregate_studies(
     strays: Sequence[Damaged] = (),
     allow_partial: bool = False,
     reference: Authors | None = None,
+    price: Price | None = None,
     console: Console | None = None,
 ) -> Written:
     """Write the tables and figures of some studies, of one or of their union, into `out`, which is made if need be.
@@ -120,6 +125,7 @@ def aggregate_studies(
         strays: `Store.strays`, which are noted and refuse nothing.
         allow_partial: write although runs are missing, marked wherever they show.
         reference: values to draw beside the study's and to compare with them.
+        price: of a GPU-hour; None says nothing of money.
         console: where the tables are printed; None prints nothing.
 
     Raises:
@@ -135,7 +141,9 @@ def aggregate_studies(
     runs = frame(merged(plan for _, plan in studies), found, failures, study=by_digest)
     about = next(iter(abouts.values())) if len(abouts) == 1 else Together(tuple(abouts.values()))
     extras = extras_in(found, failures, strays)
-    return aggregate_runs(about, runs, extras, out, allow_partial=allow_partial, reference=reference, console=console)
+    return aggregate_runs(
+        about, runs, extras, out, allow_partial=allow_partial, reference=reference, price=price, console=console
+    )
 
 
 def aggregate_runs(
@@ -146,6 +154,7 @@ def aggregate_runs(
     *,
     allow_partial: bool = False,
     reference: Authors | None = None,
+    price: Price | None = None,
     console: Console | None = None,
 ) -> Written:
     """What `aggregate_studies` does, from the frame on."""
@@ -155,9 +164,24 @@ def aggregate_runs(
     sheets = [*tables.setting_sheets(runs), tables.coverage_sheet(runs, extras)]
     comparisons = compare(runs, reference) if reference else []
     judged, measured, said = claims.evaluate(runs), measure(runs), tuple(notes(runs, extras))
-    contents = _contents(study, runs, sheets, comparisons) | _meaning(study, runs, judged, measured)
-    contents |= _figures(study, runs, reference)
-    contents["report.html"] = _report(study, runs, extras, sheets, comparisons, judged, measured, reference)
+    paper, compared = paper_sheets(runs), [reference_sheet(comparisons)] if comparisons else []
+    contents = _contents(study, runs, sheets, paper, comparisons) | _meaning(study, runs, judged, measured)
+    drawings, pictures = _figures(study, runs, reference)
+    contents |= drawings
+    spent = costs(runs, extras, price)
+    contents |= {"cost.csv": cost_csv(spent).encode(), "cost.json": cost_json(spent).encode()}
+    page = report.to_html(
+        study,
+        runs,
+        extras,
+        sheets=[*paper, *sheets[:-1], *compared],
+        coverage=sheets[-1],
+        claims=judged,
+        effects=effect_tables.sheets(measured),
+        pictures=pictures,
+        costs=spent,
+    )
+    contents["report.html"] = page.encode("utf-8")
     files = _write(contents, out)
     shown = tuple(map(tables.to_rich, [*sheets, *claims.short_sheets(judged, holes(runs))]))
     written = Written(files, shown, runs, judged, said)
@@ -167,7 +191,11 @@ def aggregate_runs(
 
 
 def _contents(
-    study: About, runs: pd.DataFrame, sheets: Sequence[tables.Sheet], comparisons: Sequence[Comparison]
+    study: About,
+    runs: pd.DataFrame,
+    sheets: Sequence[tables.Sheet],
+    paper: Sequence[tables.Sheet],
+    comparisons: Sequence[Comparison],
 ) -> dict[str, bytes]:
     *settings, coverage = sheets
     texts = {
@@ -178,7 +206,7 @@ def _contents(
         "coverage.md": tables.to_markdown([coverage], title=study.title, note=study.note),
         "coverage.csv": tables.coverage_csv(runs),
     }
-    if paper := paper_sheets(runs):
+    if paper:
         texts["paper.md"] = tables.to_markdown(paper, title=study.title, note=study.note)
         texts["paper.tex"] = tables.to_latex(paper, title=study.title, note=study.note, floats=True)
     if comparisons:
@@ -204,44 +232,18 @@ def _meaning(study: About, runs: pd.DataFrame, judged: Sequence[claims.Claim], m
     return {name: text.encode("utf-8") for name, text in texts.items()}
 
 
-def _figures(study: About, runs: pd.DataFrame, reference: Authors | None) -> dict[str, bytes]:
-    drawings = figures.draw_all(runs, title=study.title, reference=reference)
-    return {
-        f"{name}.{kind}": figures.to_bytes(drawing, kind)
-        for name, drawing in drawings.items()
-        for kind in figures.KINDS
-    }
-
-
-def _report(
-    study: About,
-    runs: pd.DataFrame,
-    extras: Extras,
-    sheets: Sequence[tables.Sheet],
-    comparisons: Sequence[Comparison],
-    judged: Sequence[claims.Claim],
-    measured: Effects,
-    reference: Authors | None,
-) -> bytes:
-    *settings, coverage = sheets
-    # Without the study's title and the captions, which the page sets as text.
-    drawings = figures.draw_all(runs, captions=False, reference=reference)
-    pictures = [
-        report.Picture(name, figures.to_svg(drawing), drawing.title, drawing.caption)
-        for name, drawing in drawings.items()
-    ]
-    compared = [reference_sheet(comparisons)] if comparisons else []
-    page = report.to_html(
-        study,
-        runs,
-        extras,
-        sheets=[*paper_sheets(runs), *settings, *compared],
-        coverage=coverage,
-        claims=judged,
-        effects=effect_tables.sheets(measured),
-        pictures=pictures,
-    )
-    return page.encode("utf-8")
+def _figures(
+    study: About, runs: pd.DataFrame, reference: Authors | None
+) -> tuple[dict[str, bytes], list[report.Picture]]:
+    """The files of each figure, and the pictures of the page; one figure at a time is held."""
+    contents: dict[str, bytes] = {}
+    pictures = []
+    for drawing in figures.drawn(runs, title=study.title, reference=reference):
+        rendered = figures.render(drawing)
+        contents |= {f"{drawing.name}.{kind}": data for kind, data in rendered.files.items()}
+        pictures.append(report.Picture(drawing.name, rendered.page, drawing.title, drawing.caption))
+        drawing.figure.clear()
+    return contents, pictures
 
 
 def _write(contents: Mapping[str, bytes], out: Path) -> tuple[Path, ...]:

@@ -17,6 +17,7 @@ from aggregate.summary import count_statuses
 from aggregate.text import clipped, prose
 from jobs.errors import DataError
 from jobs.found import Contradiction, Damaged, Duplicate, Found
+from jobs.result import DivergedRun, RunResult
 from jobs.store import Failures
 
 ALL: Final = "all"
@@ -37,6 +38,10 @@ class Extras:
     """Damaged records of failures; they can hide why a run has no result and move no number."""
     strays: tuple[Damaged, ...] = ()
     """Objects that are no cell's: of nobody's run, or of one whose key was mangled."""
+    spare: tuple[RunResult | DivergedRun, ...] = ()
+    """Results that count for nothing and took their time."""
+    failed_attempts: int = 0
+    """Attempts that left the record of a failure."""
 
 
 def extras_in(found: Mapping[str, Found], failures: Mapping[str, Failures], strays: Sequence[Damaged] = ()) -> Extras:
@@ -47,6 +52,8 @@ def extras_in(found: Mapping[str, Found], failures: Mapping[str, Failures], stra
         damaged=tuple(chain.from_iterable(each.damaged for each in found.values())),
         damaged_records=tuple(chain.from_iterable(each.damaged for each in failures.values())),
         strays=tuple(strays),
+        spare=tuple(chain.from_iterable(each.spare for each in found.values())),
+        failed_attempts=sum(len(each.records) for each in failures.values()),
     )
 
 

@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from aggregate.claim import Claim, Verdict
 from aggregate.claims import estimates_sheet
-from aggregate.cost import cost_sheet, total
+from aggregate.cost import Costs, cell_sheet, table_sheet
+from aggregate.cost import costs as costs_of
 from aggregate.coverage import Extras, notes
 from aggregate.frame import rows
 from aggregate.summary import count_statuses, summarise
@@ -51,7 +52,7 @@ class Picture:
     caption: str
 
 
-def to_html(
+def to_html(  # noqa: PLR0913  a parameter for each section
     study: About,
     runs: pd.DataFrame,
     extras: Extras,
@@ -61,6 +62,7 @@ def to_html(
     claims: Sequence[Claim] = (),
     effects: Sequence[Sheet] = (),
     pictures: Sequence[Picture] = (),
+    costs: Costs | None = None,
 ) -> str:
     """The page.
 
@@ -73,13 +75,15 @@ def to_html(
         claims: with their verdicts; none leaves the section out.
         effects: further tables.
         pictures: figures; none leaves the section out.
+        costs: what the runs took; counted here unless given, without money.
     """
     script = _text("report.js")
+    costs = costs or costs_of(runs, extras)
     several_models = len({(claim.model, claim.recipe) for claim in claims}) > 1
     return _template().render(
         title=prose(study.title),
         paragraphs=[prose(part) for part in study.note.split("\n\n") if part.strip()],
-        facts=_facts(runs),
+        facts=_facts(runs, costs),
         sections=_sections(claims, pictures, effects),
         warnings=_warnings(runs, extras),
         most_warnings=MOST_WARNINGS,
@@ -91,7 +95,7 @@ def to_html(
         pictures=[(each, Markup(each.svg)) for each in pictures],  # noqa: S704  our own, its texts escaped by its writer
         sheets=sheets,
         effects=effects,
-        cost=cost_sheet(runs),
+        costs=[table_sheet(costs), cell_sheet(costs)],
         provenance=provenance_sheet(runs),
         script=Markup(script),  # noqa: S704  our own file
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -120,8 +124,8 @@ def _text(name: str) -> str:
     return (files("aggregate") / name).read_text(encoding="utf-8")
 
 
-def _facts(runs: pd.DataFrame) -> list[tuple[str, str]]:
-    counts, cost = count_statuses(runs), total(runs)
+def _facts(runs: pd.DataFrame, costs: Costs) -> list[tuple[str, str]]:
+    counts, cost = count_statuses(runs), costs.total.used
     planned = sum(counts.values())
     facts = [
         ("runs with a score", f"{counts['done']:,} of {planned:,}"),
@@ -131,6 +135,9 @@ def _facts(runs: pd.DataFrame) -> list[tuple[str, str]]:
     ]
     if cost.gpu_seconds:
         facts.append(("GPU time", f"{cost.gpu_seconds / 3600:,.1f} h"))
+    if costs.price is not None:
+        money = costs.price.of((cost + costs.total.unused).gpu_seconds / 3600)
+        facts.append(("cost", f"{money:,.2f} {costs.price.currency}"))
     if counts["diverged"]:
         facts.append(("diverged runs", f"{counts['diverged']:,}"))
     finished = runs["finished_at"].dropna()

@@ -25,6 +25,7 @@ from jobs.options import (
     Output,
     OutputOption,
     PlaceOption,
+    PriceOption,
     Reference,
     StoreOption,
     StudyArgument,
@@ -33,17 +34,14 @@ from jobs.options import (
     made_folder,
     store_at,
 )
+from jobs.plan_command import plan
 from jobs.study import load_study, shipped_studies, study_schema
 from jobs.views import (
-    cell_table,
     console,
     errors,
     escape,
     escape_lines,
     plain_table,
-    plan_json,
-    plan_notes,
-    plan_table,
     print_json,
     show_checks,
     show_command,
@@ -82,28 +80,7 @@ def studies() -> None:
     console.print(table)
 
 
-@app.command()
-def plan(
-    study: StudyArgument,
-    store: MaybeStoreOption = None,
-    cells: Annotated[bool, typer.Option("--cells", help="One line a cell instead of a summary.")] = False,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Show what a study asks for: cells, runs, optimiser steps, and what --store has already."""
-    loaded = load_study(study)
-    planned = loaded.plan()
-    found = store_at(store).all_results({each.cell.digest for each in planned}) if store else None
-    warn(found or {})
-    if output is Output.JSON:
-        print_json(plan_json(loaded, planned, found))
-    elif cells:
-        console.print(cell_table(planned, found))
-    else:
-        console.print(plan_table(loaded, planned, found))
-        finetunes = f"{planned.finetunes:,} finetunes with {planned.finetune_steps:,} optimiser steps"
-        console.print(f"[bold]{len(planned):,} cells, {planned.runs:,} runs[/bold]: {finetunes}")
-        if notes := plan_notes(planned):
-            console.print(notes)
+app.command()(plan)
 
 
 @app.command()
@@ -259,11 +236,14 @@ def aggregate(
     verify_predictions: Annotated[
         bool, typer.Option("--verify-predictions", help="Read every run's predictions too, and count none without.")
     ] = False,
+    price: PriceOption = None,
 ) -> None:
     """Make the tables, figures and claims of a study, or of several together, from the results in a store."""
     from aggregate.aggregate import aggregate_studies
     from aggregate.reference import load_authors
+    from jobs.price import price_of
 
+    of_gpu_hour = price_of(price) if price else None
     studies = [(each, each.plan()) for each in map(load_study, study)]
     opened = store_at(store)
     digests = {each.cell.digest for _, plan in studies for each in plan}
@@ -281,6 +261,7 @@ def aggregate(
         strays=strays,
         allow_partial=allow_partial,
         reference=authors,
+        price=of_gpu_hour,
         console=console,
     )
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from pydantic import Field, StringConstraints, model_validator
 
 from jobs.backends import ALLOWED, is_store
+from jobs.price import PRICE
 from jobs.shown import SECRET_NAME, USER_IN_URL
 from jobs.spec import validated
 from jobs.tasks import Frozen
@@ -144,7 +145,9 @@ class Cluster(Frozen):
     """Resource that counts GPUs, as the node's device plugin names it."""
     gpu_type: LabelValue | None = None
     """Model of the GPU, a node selector on `nvidia.com/gpu.product`, as NVIDIA's feature discovery labels nodes; where
-    nodes carry another label, use `node_selector`."""
+    nodes carry another label, use `node_selector`. `reinit plan` estimates for it."""
+    gpu_hour_price: Annotated[str, StringConstraints(pattern=PRICE)] | None = None
+    """What a GPU costs for an hour, `2.50 EUR`, for `reinit plan`; it is in no manifest. None prints no money."""
     node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     """Labels that a node must have."""
     tolerations: tuple[Toleration, ...] = ()

@@ -75,6 +75,8 @@ class Found:
     contradictions: tuple[Contradiction, ...] = ()
     duplicates: tuple[Duplicate, ...] = ()
     damaged: tuple[Damaged, ...] = ()
+    spare: tuple[RunResult | DivergedRun, ...] = ()
+    """Results that took their time and do not count: later ones of a duplicate, and all of a contradiction."""
 
     @property
     def done(self) -> frozenset[int]:
@@ -184,17 +186,20 @@ def settle(digest: str, verified: Iterable[Verified], damaged: Iterable[Damaged]
     results: dict[int, RunResult | DivergedRun] = {}
     contradictions: list[Contradiction] = []
     duplicates: list[Duplicate] = []
+    spare: list[RunResult | DivergedRun] = []
     for seed in sorted(by_seed):
         several = by_seed[seed]
         keys = tuple(each.key for each in several)
         if against := _contradictory(several):
             contradictions += [Contradiction(digest, seed, each) for each in against]
+            spare += [each.result for each in several]
             continue
         results[seed] = several[0].result
+        spare += [each.result for each in several[1:]]
         if len(several) > 1:
             duplicates.append(Duplicate(digest, seed, keys, _largest_difference([each.result for each in several])))
     in_order = tuple(sorted(set(damaged), key=lambda each: (each.key, each.reason)))
-    return Found(digest, results, tuple(contradictions), tuple(duplicates), in_order)
+    return Found(digest, results, tuple(contradictions), tuple(duplicates), in_order, tuple(spare))
 
 
 def _contradictory(several: list[Verified]) -> list[tuple[str, ...]]:

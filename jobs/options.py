@@ -63,6 +63,9 @@ KubeconfigOption = Annotated[
 ]
 ContextOption = Annotated[str | None, typer.Option("--context", help="A context of the kubeconfig.")]
 OutputOption = Annotated[Output, typer.Option("--output", help="A table for people, or JSON.")]
+PriceOption = Annotated[
+    str | None, typer.Option("--price", metavar="'AMOUNT CUR'", help="What a GPU costs for an hour: '2.50 EUR'.")
+]
 PlaceOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +56,13 @@ def plain_table(*columns: str) -> Table:
 _NUMBERS = {"cells", "runs", "steps", "seeds", "done", "layers"}
 
 
-def plan_table(study: Study, planned: Plan, found: Mapping[str, Found] | None) -> Table:
+Columns = Mapping[str, Callable[[Sequence[PlannedCell]], str]]
+"""Further columns of numbers: for each name the text for some cells."""
+
+
+def plan_table(study: Study, planned: Plan, found: Mapping[str, Found] | None, more: Columns) -> Table:
     """A line for each family, task and size."""
-    table = plain_table("family", "task", "size", "cells", "runs", "steps", *(["done"] if found is not None else []))
+    table = _numbered(["family", "task", "size", "cells", "runs", "steps"], found, more)
     table.title, table.title_justify = f"{study.name}: {escape(study.title)}", "left"
     for (family, task, size), group in _groups(planned).items():
         runs = sum(len(each.seeds) for each in group)
@@ -66,7 +70,7 @@ def plan_table(study: Study, planned: Plan, found: Mapping[str, Found] | None) -
         row = [escape(family), task, size, f"{len(group):,}", f"{runs:,}", f"{steps:,}"]
         if found is not None:
             row.append(f"{sum(_done(each, found) for each in group):,}")
-        table.add_row(*row)
+        table.add_row(*row, *(text(group) for text in more.values()))
     return table
 
 
@@ -90,14 +94,21 @@ def _groups(planned: Plan) -> dict[tuple[str, str, str], list[PlannedCell]]:
     return groups
 
 
-def cell_table(planned: Plan, found: Mapping[str, Found] | None) -> Table:
+def _numbered(columns: Sequence[str], found: Mapping[str, Found] | None, more: Columns) -> Table:
+    table = plain_table(*columns, *(["done"] if found is not None else []))
+    for column in more:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def cell_table(planned: Plan, found: Mapping[str, Found] | None, more: Columns) -> Table:
     """A line for each cell."""
-    table = plain_table("cell", "family", "seeds", "steps", *(["done"] if found is not None else []))
+    table = _numbered(["cell", "family", "seeds", "steps"], found, more)
     for each in planned:
         row = [each.cell.name, escape(" + ".join(each.families)), f"{len(each.seeds):,}", f"{each.cell.steps:,}"]
         if found is not None:
             row.append(f"{_done(each, found):,}")
-        table.add_row(*row)
+        table.add_row(*row, *(text([each]) for text in more.values()))
     return table
 
 

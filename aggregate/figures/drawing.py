@@ -31,7 +31,7 @@ class Drawing:
     name: Name
     title: str
     caption: str
-    """What is drawn, what intervals cover, n, and every hole; plain text, also part of the figure unless told."""
+    """What is drawn, what intervals cover, n, and every hole; plain text, also part of the figure."""
     alt: str
     """The figure in words, with its main numbers; plain text."""
     figure: Figure
@@ -48,7 +48,6 @@ class Material:
     """Scores by seed for each digest, of planned runs that have one."""
     study: str
     """The study's title."""
-    captioned: bool
     authors: Authors | None = None
 
     @cached_property
@@ -86,8 +85,7 @@ class Material:
         **shape: float | Sequence[float] | Margins,
     ) -> tuple[Drawing, list[Axes]]:
         """The page with its axes still empty, panels titled."""
-        words = Words(title, self.study, caption if self.captioned else "")
-        figure, axes = lay_out(titles, words, handles, **shape)  # type: ignore[arg-type]
+        figure, axes = lay_out(titles, Words(title, self.study, caption), handles, **shape)  # type: ignore[arg-type]
         return Drawing(name, title, caption, alt, figure), axes
 
 
@@ -96,11 +94,11 @@ def plain_cell(setting: Setting) -> CellSummary | None:
     return next((cell for cell in setting.cells if cell.is_plain), None)
 
 
-def material(frame: pd.DataFrame, *, title: str, captioned: bool, authors: Authors | None) -> Material:
+def material(frame: pd.DataFrame, *, title: str, authors: Authors | None) -> Material:
     """Everything that figures need of a frame."""
     scores: dict[str, dict[int, float]] = {}
     done = frame[frame["planned"] & (frame["status"] == "done")]
     for digest, seed, score in zip(done["digest"], done["seed"], done["score"], strict=True):
         scores.setdefault(digest, {})[int(seed)] = float(score)
     facts = {row["digest"]: row for row in rows(frame.drop_duplicates("digest"))}
-    return Material(tuple(summarise(frame)), facts, scores, title, captioned, authors)
+    return Material(tuple(summarise(frame)), facts, scores, title, authors)

@@ -57,7 +57,6 @@ class Words:
     study: str
     """The study's own title, foreign text; after the figure's."""
     caption: str
-    """Empty where the page stands in a document that sets the caption itself."""
 
 
 def columns_of(panels: int) -> int:

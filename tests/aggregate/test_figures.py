@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from aggregate import figures
@@ -486,10 +488,49 @@ def test_an_svg_has_its_text_as_text_and_says_what_it_shows() -> None:
     assert root.get("aria-labelledby") == f"{root[0].get('id')} {root[1].get('id')}"
 
 
-def test_without_captions_a_figure_leaves_them_to_the_page() -> None:
-    drawing = figures.draw_all(complete(), captions=False)["progressive"]
+def test_a_page_has_the_same_picture_without_what_it_sets_as_text() -> None:
+    drawing = whole()["progressive"]
+    file, page = ET.fromstring(figures.to_bytes(drawing, "svg")), svg("progressive")
     assert "Points are means" in drawing.caption
-    assert "Points are means" not in said(drawing)
+    words, on_page = words_in(file), words_in(page)
+    assert "a study" in words
+    assert any("Points are means" in text for text in words)
+    caption = {plain(line) for text in drawing.figure.texts[1:3] for line in text.get_text().split("\n")}
+    assert words - on_page == caption
+    assert drawing.title in on_page
+
+
+def words_in(root: ET.Element) -> set[str]:
+    return {"".join(each.itertext()).strip() for each in root.iter("{http://www.w3.org/2000/svg}text")}
+
+
+@pytest.mark.parametrize("name", figures.NAMES)
+def test_what_a_page_shows_is_as_high_as_what_stands_on_it(name: Name) -> None:
+    """The room of the study's title and of the caption is gone, and no other text with it."""
+    page, file = svg(name), ET.fromstring(figures.to_bytes(whole()[name], "svg"))
+    _, top, width, height = map(float, page.get("viewBox", "").split())
+    _, _, file_width, file_height = map(float, file.get("viewBox", "").split())
+    assert width == file_width
+    assert page.get("height") == f"{height:.6g}pt"
+    assert top > 0
+    assert top + height < file_height - 6
+    title = next(each for each in page.iter() if each.get("transform", "").startswith("translate(0 "))
+    assert float(title.get("transform", "").removeprefix("translate(0 ").removesuffix(")")) == top
+    assert "".join(title.itertext()).split() == whole()[name].title.split()
+
+
+def test_rendered_together_a_drawing_has_the_bytes_that_it_has_one_by_one() -> None:
+    drawing = whole()["heatmap"]
+    rendered = figures.render(drawing)
+    assert rendered.files == {kind: figures.to_bytes(drawing, kind) for kind in figures.KINDS}
+    assert rendered.page == figures.to_svg(drawing)
+
+
+def test_a_page_of_thousands_of_panels_is_still_a_png_that_can_be_shown() -> None:
+    tall = Drawing("progressive", "", "", "", Figure(figsize=(1, 400)))
+    data = figures.to_bytes(tall, "png")
+    assert struct.unpack(">II", data[16:24]) == (80, 32_000)
+    assert tall.figure.dpi == Figure().dpi
 
 
 # ----------------------------------------------------------------------------------------------------------------- text

@@ -40,7 +40,7 @@ class About:
 
 
 def drawn(runs: pd.DataFrame) -> list[Picture]:
-    drawings = figures.draw_all(runs, captions=False)
+    drawings = figures.draw_all(runs)
     return [Picture(name, figures.to_svg(each), each.title, each.caption) for name, each in drawings.items()]
 
 

@@ -101,6 +101,14 @@ def test_a_contradiction_in_one_numerics_version_is_not_settled_by_another() -> 
     assert [each.keys for each in found.contradictions] == [(a.key, b.key)]
 
 
+def test_what_took_its_time_and_does_not_count_is_spare() -> None:
+    early, late = a_result(provenance=HERE), a_result(provenance=THERE, later=5)
+    assert settled(late, early).spare == (late,)
+    assert settled(early).spare == ()
+    a, b = a_result(seed=2, score=0.5), a_result(seed=2, score=0.6, later=1)
+    assert settled(early, b, late, a).spare == (late, a, b)
+
+
 @pytest.mark.parametrize("result", [a_result(), a_diverged()], ids=["done", "diverged"])
 def test_an_object_made_by_this_program_verifies(result: RunResult | DivergedRun) -> None:
     assert verify(result.key, result.to_bytes()) == Verified(result.key, result)

@@ -30,7 +30,7 @@ TREATMENTS: Final = 50
 CELLS: Final = TASKS * SIZES * TREATMENTS
 TARGET: Final = "10,000 cells on 2 cores: memory bounded, times printed"
 
-MEBIBYTES: Final = {"plan": 350, "render": 400, "lint": 150, "status": 650, "aggregate": 2500}
+MEBIBYTES: Final = {"plan": 350, "render": 400, "lint": 150, "status": 650, "aggregate": 1700}
 """Most resident memory of each command's process.
 
 A notebook has 8 GiB. Each bound is one and a half times to twice what 10,000 cells were measured to take: 5 to 30 KiB
