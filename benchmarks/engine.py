@@ -25,10 +25,11 @@ from benchmarks.measure import Spent, median, reading
 from benchmarks.rows import DATA, MINILM, task_of, write_lengths
 from benchmarks.table import Line, main
 from jobs.cell import Cell, Epochs, Recipe, Reinit
-from reinit.data import Example, TaskTokens
+from reinit.data import Example
 from reinit.network import Network, load_tokenizer
 from reinit.places import Places, resolve_model
 from reinit.ranks import Ranks, join_ranks
+from reinit.tokens import TaskTokens
 from reinit.train import train
 
 

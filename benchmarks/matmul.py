@@ -27,9 +27,9 @@ from benchmarks.rows import DATA, MINILM, task_of, write_lengths
 from benchmarks.table import Line, main
 from jobs.cell import Cell, Model, Recipe, Reinit, Steps
 from reinit.batches import training_batches
-from reinit.data import TaskTokens
 from reinit.network import load_tokenizer
 from reinit.places import Places, pin, resolve_model
+from reinit.tokens import TaskTokens
 from reinit.worker import Worker
 
 LAYERS: Final = 3
