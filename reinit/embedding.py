@@ -45,7 +45,8 @@ class UsedRows:
         Nothing happens where it would not be exact, or would save nothing.
         """
         whole = _weight(self._embedding)
-        used = np.unique(np.concatenate([example.input_ids for example in examples]))
+        # Kept tokens are integers of two bytes, which torch does not count with.
+        used = np.unique(np.concatenate([example.input_ids for example in examples])).astype(np.int64)
         multiple = TOGETHER if whole.is_cuda else 1
         room = -(-len(used) // multiple) * multiple
         decays = {group.weight_decay for group in groups if any(each is whole for each in group.parameters)}

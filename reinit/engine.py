@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from jobs.cell import Recipe
 from jobs.errors import ConfigurationError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def build_engine(
-    module: nn.Module, groups: Sequence[Group], recipe: Recipe, steps: int, ranks: Ranks
+    module: nn.Module, groups: Sequence[Group], recipe: Recipe, steps: int, ranks: Ranks, kept: Moments | None = None
 ) -> DeepSpeedEngine:
     """An engine that trains `module` for `steps` optimiser steps.
 
@@ -36,6 +37,7 @@ def build_engine(
         recipe: all numbers.
         steps: length of the schedule.
         ranks: this process among its peers.
+        kept: memory of an earlier run's moments, which this one's will overwrite.
 
     Raises:
         ConfigurationError: the global batch does not divide among the ranks.
@@ -44,7 +46,7 @@ def build_engine(
 
     from reinit.restricted import RestrictedEngine
 
-    optimiser = ClippedAdamW(groups, recipe, tuple(module.parameters()))
+    optimiser = ClippedAdamW(groups, recipe, tuple(module.parameters()), kept)
     engine: DeepSpeedEngine
     engine, *_ = deepspeed.initialize(
         model=module,
@@ -94,6 +96,25 @@ def engine_config(recipe: Recipe, world_size: int) -> dict[str, Any]:
     }
 
 
+class Moments:
+    """AdamW's two moments of each parameter, kept for the next run: to ask for memory anew takes longer than to clear it.
+
+    Those of a parameter that is gone are gone too.
+    """
+
+    def __init__(self) -> None:
+        self._of = WeakTensorKeyDictionary()
+
+    def zeros(self, parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
+        """Zeros of the parameter's shape, which whoever asked before has no use for any more."""
+        if (kept := self._of.get(parameter)) is None:
+            kept = self._of[parameter] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        else:
+            for moment in kept:
+                moment.zero_()
+        return kept
+
+
 class ClippedAdamW(torch.optim.AdamW):
     """Fused AdamW that clips the gradient's norm on its way: no pass over the gradients of its own, no wait for a GPU.
 
@@ -102,7 +123,9 @@ class ClippedAdamW(torch.optim.AdamW):
         skip: float32 [], 1 where the next step must change nothing; None for no such question.
     """
 
-    def __init__(self, groups: Sequence[Group], recipe: Recipe, clipped: Sequence[nn.Parameter]) -> None:
+    def __init__(
+        self, groups: Sequence[Group], recipe: Recipe, clipped: Sequence[nn.Parameter], kept: Moments | None = None
+    ) -> None:
         """All numbers are the recipe's; the norm is that of the gradients of `clipped`, in a group or not."""
         alike: dict[tuple[float, float], list[nn.Parameter]] = {}
         for group in groups:
@@ -117,6 +140,7 @@ class ClippedAdamW(torch.optim.AdamW):
         self.norm: Tensor | None = None
         self.skip: Tensor | None = None
         self._clipped, self._recipe = tuple(clipped), recipe
+        self._kept = Moments() if kept is None else kept
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
@@ -153,10 +177,11 @@ class ClippedAdamW(torch.optim.AdamW):
 
     def _begin(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """The state before the first step, under torch's names."""
+        first, second = self._kept.zeros(parameter)
         self.state[parameter] = state = {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
+            "exp_avg": first,
+            "exp_avg_sq": second,
         }
         return state
 

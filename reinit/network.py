@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from jobs.cell import Cell, Model, Permute, Probe, Recipe, Reinit
 from jobs.errors import DataError, SpecError
+from reinit.engine import Moments
 from reinit.forms import Form, PaddedClassifier
 from reinit.optimiser import Group, parameter_groups
 from reinit.packed import PackedClassifier, packs
@@ -56,6 +57,7 @@ class Network:
         module: what trains and is scored; called with `input_ids`, `attention_mask` and perhaps `token_type_ids`,
             each [B, T], it returns an object with `logits` [B, outputs].
         stack: the layers.
+        moments: the optimiser's memory, which runs share one after another.
         groups: the optimiser's groups, empty before `prepare` and for a probe that is fitted to convergence.
         fresh: names of the parameters that no checkpoint has.
         pad_token: id that pads a batch.
@@ -80,6 +82,7 @@ class Network:
             for name in fresh:
                 # Nothing random before a seed is known, so that two loads are equal.
                 network.get_parameter(name).zero_()
+        self.moments = Moments()
         self._packed = PackedClassifier(network, self.stack, dropout) if packs(network) else None
         self._pristine = {name: value.clone() for name, value in network.state_dict().items()}
         self._names = [name for name, _ in network.named_parameters() if name not in fresh]

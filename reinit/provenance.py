@@ -35,7 +35,7 @@ def read_provenance(cell: Cell, ranks: Ranks, weights_sha256: str, rows_sha256: 
     return Provenance(
         git_commit=code_commit(),
         image=os.environ.get("REINIT_IMAGE") or None,
-        versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        versions=_versions(),
         device=device_model(ranks.device),
         threads=torch.get_num_threads(),
         world_size=ranks.world_size,
@@ -44,6 +44,11 @@ def read_provenance(cell: Cell, ranks: Ranks, weights_sha256: str, rows_sha256: 
         rows_sha256=rows_sha256,
         host=os.environ.get("HOSTNAME") or socket.gethostname(),
     )
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 @functools.cache

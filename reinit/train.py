@@ -74,7 +74,7 @@ def train(
     recipe = cell.recipe
     steps = recipe.steps(len(examples))
     form = network.form
-    engine = build_engine(form, form.fit_to(examples, network.groups), recipe, steps, ranks)
+    engine = build_engine(form, form.fit_to(examples, network.groups), recipe, steps, ranks, network.moments)
     try:
         engine.train()
         torch.manual_seed(stream_seed(seed, "dropout", ranks.rank))

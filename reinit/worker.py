@@ -92,8 +92,10 @@ class Worker:
 
         A probe needs no keeper: the passes of the network take most of its time, and leave nothing to go on from.
         """
-        # An engine refers to itself, so that the one before, with its optimiser's state, waits to be collected.
+        # An engine refers to itself, so that the one before, with its optimiser's state, waits to be collected. What
+        # stays, stays for long.
         gc.collect()
+        gc.freeze()
         with gpu_faults():
             tokens, network = self._tokens_of(cell), self._network_of(cell)
             folder = resolve_model(cell.model, self._places)
@@ -145,6 +147,8 @@ class Worker:
         key = canonical([cell.model.model_dump(), cell.task.outputs, cell.recipe.dropout])
         if self._network is None or self._network[0] != key:
             self._network = None
+            gc.unfreeze()
+            gc.collect()
             network = Network.load(cell.model, cell.task.outputs, cell.recipe, self._places)
             network.module.to(self._ranks.device)
             self._network = (key, network)

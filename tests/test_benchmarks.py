@@ -92,7 +92,7 @@ def test_the_released_peer_and_this_project_train_on_the_same_rows_in_the_same_o
 
     def recorded(*given: Any) -> Any:
         for batch in training_batches(*given):
-            ours.append([example.input_ids for example in batch])
+            ours.append([list(example.input_ids) for example in batch])
             yield batch
 
     monkeypatch.setattr("reinit.train.training_batches", recorded)

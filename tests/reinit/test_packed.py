@@ -171,7 +171,7 @@ def test_training_packed_goes_step_by_step_as_training_padded(folders: dict[str,
         torch.testing.assert_close(packed_weights[name], value, rtol=1e-3, atol=5e-4, msg=name)
 
 
-def _rest(example: Example) -> tuple[list[int] | None, float]:
+def _rest(example: Example) -> tuple[Sequence[int] | None, float]:
     return example.token_type_ids, example.label
 
 
