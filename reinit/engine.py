@@ -97,7 +97,7 @@ def engine_config(recipe: Recipe, world_size: int) -> dict[str, Any]:
 
 
 class Moments:
-    """AdamW's two moments of each parameter, kept for the next run: to ask for memory anew takes longer than to clear it.
+    """AdamW's moments of each parameter, kept for the next run: to ask for memory takes longer than to clear it.
 
     Those of a parameter that is gone are gone too.
     """
@@ -107,12 +107,10 @@ class Moments:
 
     def zeros(self, parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
         """Zeros of the parameter's shape, which whoever asked before has no use for any more."""
-        if (kept := self._of.get(parameter)) is None:
-            kept = self._of[parameter] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        else:
-            for moment in kept:
-                moment.zero_()
-        return kept
+        if parameter not in self._of:
+            self._of[parameter] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        first, second = self._of[parameter]
+        return first.zero_(), second.zero_()
 
 
 class ClippedAdamW(torch.optim.AdamW):
