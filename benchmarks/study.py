@@ -67,6 +67,7 @@ def _ours(cell: Cell, folder: Path, preserved: Sequence[int], seeds: int, thread
     command = [str(Path(sys.executable).parent / "reinit"), "run", str(written), "--store", store]
     command += ["--workers", "1", "--threads", str(threads), "--place", f"{DATA}={folder}"]
     took = process(command, threads)
+    print(f"ours, {len(preserved) * seeds} runs: {took.cpu:.1f} s of CPU", file=sys.stderr)
     digests = {each.cell.digest for each in load_study(str(written)).plan()}
     found = open_store(store).all_results(digests)[cell.digest].results
     return Side(took, [result.score for result in found.values() if result.status == "done"])
