@@ -133,7 +133,7 @@ class S3Objects:
             token = page["NextContinuationToken"]
 
     def delete(self, key: str) -> None:
-        """One DELETE, which also succeeds where there is nothing. It takes s3:DeleteObject on checkpoints/."""
+        """One DELETE, which also succeeds where there is nothing. It takes s3:DeleteObject on what is deletable."""
         full = self.prefix + check_deletable(key)
         self._ask(key, "deleted", lambda client: client.delete_object(Bucket=self.bucket, Key=full))
 

@@ -8,6 +8,7 @@ different bytes under one key. What an object says is believed only once it is v
     runs/<digest>/<seed>.<science12>.<body12>.json      predictions/<sha256>
     failures/<digest>/<attempt>.json                    logs/<digest>/<attempt>.txt         checks/<sha256>
     checkpoints/<digest>/<seed>/...                     (`jobs.checkpoints`)
+    snapshots/<sha256>.<rows>.parquet                   (`jobs.snapshots`)
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Final
 from pydantic import ValidationError
 
 from jobs.backends import open_objects
+from jobs.cell import Cell
 from jobs.checkpoints import Checkpoints, checkpoint_key
+from jobs.compaction import Compacted, compact
 from jobs.errors import DataError, SpecError, TransientError
 from jobs.found import (
     Contradiction,
@@ -37,11 +40,24 @@ from jobs.found import (
     verify,
 )
 from jobs.objects import Objects
-from jobs.patient import PAUSES, PatientObjects, in_parallel
+from jobs.patient import PAUSES, PatientObjects, in_parallel, streamed
+from jobs.recall import Recall
 from jobs.result import DivergedRun, Failure, RunResult
 from jobs.s3 import ATTEMPTS
+from jobs.snapshots import Snapshots
 
-__all__ = ["Contradiction", "Damaged", "Duplicate", "Failures", "Found", "Log", "State", "Store", "open_store"]
+__all__ = [
+    "Contradiction",
+    "Damaged",
+    "Duplicate",
+    "Failures",
+    "Found",
+    "Log",
+    "State",
+    "Store",
+    "Survey",
+    "open_store",
+]
 
 PROBE: Final = b"written by `reinit` to see that this store can be written and read\n"
 """Content of the one object under `checks/`: the same from every host, so that checks never pile up."""
@@ -63,6 +79,18 @@ class Log:
     attempt: str
     """Name of the pod, or host and process."""
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the store holds of some cells."""
+
+    found: dict[str, Found]
+    """Their runs, by digest: an entry for each cell asked for, in that order, also where there is nothing."""
+    strays: tuple[Damaged, ...] = ()
+    """Objects among the results that are no cell's; what they hold was not read."""
+    passed_over: tuple[Damaged, ...] = ()
+    """Snapshots that could not be used; what they may hold was read object by object."""
 
 
 def open_store(url: str, *, attempts: int = ATTEMPTS) -> Store:
@@ -188,31 +216,49 @@ class Store:
         keys = self._patient.keys(f"runs/{_checked(digest)}/")
         return self._settled(digest, in_parallel(self._read_result, keys))
 
-    def all_results(self, digests: Collection[str]) -> dict[str, Found]:
+    def survey(self, cells: Iterable[Cell]) -> Survey:
         """The runs of many cells by one LIST of all; objects of other cells are not read.
 
-        Returns:
-            An entry for each of `digests`, in their order, also where nothing was found.
+        What exists is what is listed. Snapshots supply what they have of it, the rest is read object by object.
 
         Raises:
             SpecError, TransientError, ConfigurationError: as in `results`.
         """
-        read: dict[str, list[Verified | Damaged]] = {_checked(digest): [] for digest in digests}
-        for each in in_parallel(self._read_result, _of(read, self._patient.keys("runs/"))):
-            read[_digest_in(each.key)].append(each)
-        return {digest: self._settled(digest, objects) for digest, objects in read.items()}
+        known = {cell.digest: cell for cell in cells}
+        return self._survey(known, Recall(known))
 
-    def strays(self) -> list[Damaged]:
-        """Objects among the results that are no cell's, by one LIST; what they hold is not read.
+    def all_results(self, digests: Collection[str]) -> dict[str, Found]:
+        """What `survey` finds of cells of which only the digests are known.
+
+        Raises:
+            SpecError, TransientError, ConfigurationError: as in `results`.
+        """
+        return self._survey(digests, Recall()).found
+
+    def _survey(self, digests: Iterable[str], recall: Recall) -> Survey:
+        read: dict[str, list[Verified | Damaged]] = {_checked(digest): [] for digest in digests}
+        keys = self._patient.keys("runs/")
+        strays = [
+            Damaged(key, "it is under no cell's digest")
+            for key in keys
+            if not re.fullmatch(r"runs/[0-9a-f]{64}/.+", key, re.DOTALL)
+        ]
+        passed_over: list[Damaged] = []
+        left = set(_of(read, keys))
+        for each in Snapshots(self._patient, recall).supply(left, passed_over):
+            read[_digest_in(each.key)].append(each)
+        for one in streamed(lambda key: self._patient.read(key, recall.verify), sorted(left)):
+            read[_digest_in(one.key)].append(one)
+        found = {digest: self._settled(digest, objects) for digest, objects in read.items()}
+        return Survey(found, tuple(strays), tuple(passed_over))
+
+    def compact(self) -> Compacted:
+        """Pack the results into snapshots, from which `survey` reads many of them at once.
 
         Raises:
             TransientError, ConfigurationError: as in `results`.
         """
-        return [
-            Damaged(key, "it is under no cell's digest")
-            for key in self._patient.keys("runs/")
-            if not re.fullmatch(r"runs/[0-9a-f]{64}/.+", key, re.DOTALL)
-        ]
+        return compact(self._patient)
 
     def with_predictions(self, found: Mapping[str, Found]) -> dict[str, Found]:
         """What was found, without the results whose predictions are missing or altered: those are damaged.

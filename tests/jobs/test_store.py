@@ -476,7 +476,7 @@ def test_what_is_under_no_cells_digest_is_a_stray(objects: Objects, store: Store
     strays = [f"runs/{DIGEST.upper()}/1.json", "runs/README.md"]
     for key in strays:
         objects.put(key, b"")
-    assert [each.key for each in store.strays()] == strays
+    assert [each.key for each in store.survey([]).strays] == strays
     assert store.results(DIGEST).damaged == ()
 
 
