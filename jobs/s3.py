@@ -135,7 +135,7 @@ class S3Objects:
             if not page["IsTruncated"]:
                 return
             if not token and names and self._reads is not None:
-                rest = in_shards(self._reads, self.prefix + prefix, names[-1], PAGE_KEYS)
+                rest = in_shards(self._reads, self.prefix + prefix, names, PAGE_KEYS)
                 if rest is not None:
                     yield from (name.removeprefix(self.prefix) for name in rest if not name.endswith("/"))
                     return

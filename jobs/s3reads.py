@@ -36,6 +36,9 @@ GIVE_UP: Final = 3
 """Failures one after another, after which no more is tried here: something is not as it was seen."""
 
 _SCOPE: Final = re.compile(r"AWS4-HMAC-SHA256 Credential=[^/]+/[0-9]{8}/([^/]+)/([^/]+)/aws4_request,.*")
+_BETWEEN: Final = "~"
+"""After a digit: later than any digest that begins with it, and no key's beginning. SeaweedFS leaves out what is in a
+folder that a listing is to begin after."""
 _TRUNCATED: Final = re.compile(rb"<IsTruncated>(true|false)</IsTruncated>")
 
 
@@ -176,28 +179,36 @@ def signed_reads(
     return SignedReads(url, (scope[1], scope[2]), credentials, context, seconds)
 
 
-def in_shards(reads: SignedReads, below: str, last: str, page_keys: int) -> list[str] | None:
-    """All keys below `below` that come after `last`, in order, by listings of several parts at a time.
+def in_shards(reads: SignedReads, below: str, first: list[str], page_keys: int) -> list[str] | None:
+    """All keys below `below` that come after the first page's, in order, by listings of several parts at a time.
 
-    Results are spread evenly over the first digit of their cell's digest. None where a part could not be read, or the
-    server does not list in order from where it is asked to.
+    Results are spread evenly over the first digit of their cell's digest. None where a part could not be read, or where
+    the server does not begin a listing after what it is asked to.
     """
 
-    def shard(lower: str, upper: str | None) -> list[str] | None:
-        keys: list[str] = []
-        after = lower
-        while True:
-            page = reads.page(below, after, page_keys) or reads.page(below, after, page_keys)
-            if page is None or any(this <= before for before, this in pairwise((after, *page.keys))):
-                return None
-            keys += page.keys if upper is None else [key for key in page.keys if key <= upper]
-            if page.is_last or (upper is not None and page.keys[-1] > upper):
-                return keys
-            after = page.keys[-1]
+    def page(after: str) -> Page | None:
+        found = reads.page(below, after, page_keys) or reads.page(below, after, page_keys)
+        is_ordered = found is not None and all(one < next_ for one, next_ in pairwise((after, *found.keys)))
+        return found if is_ordered else None
 
-    edges = [last, *(edge for digit in "123456789abcdef" if (edge := below + digit) > last), None]
+    def shard(after: str, upper: str | None) -> list[str] | None:
+        keys: list[str] = []
+        while (found := page(after)) is not None:
+            keys += found.keys if upper is None else [key for key in found.keys if key <= upper]
+            if found.is_last or (upper is not None and found.keys[-1] > upper):
+                return keys
+            after = found.keys[-1]
+        return None
+
+    # A part of the first page again, from a place between its keys, such as those where shards meet.
+    middle = first[len(first) // 2][: len(below) + 8] + _BETWEEN
+    known = [key for key in first if key > middle]
+    if known and ((again := page(middle)) is None or list(again.keys[: len(known)]) != known):
+        return None
+    edges = [below + digit + _BETWEEN for digit in "0123456789abcdef"]
+    starts = [first[-1], *(edge for edge in edges if edge > first[-1])]
     with ThreadPoolExecutor(SHARDS) as pool:
-        parts = list(pool.map(shard, edges[:-1], edges[1:]))
+        parts = list(pool.map(shard, starts, [*starts[1:], None]))
     whole = [part for part in parts if part is not None]
     return list(chain.from_iterable(whole)) if len(whole) == len(parts) else None
 
