@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import http.client
 import re
+import socket
 import ssl
 import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import quote, unquote_plus, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 NOTHING: Final = hashlib.sha256(b"").hexdigest()
 MOST_PAGE_BYTES: Final = 2**23
+MOST_LINE_BYTES: Final = 2**14
+MOST_LINES: Final = 100
+"""Of the head of an answer."""
 SHARDS: Final = 8
 """Parts of a listing that are asked for at a time."""
 GIVE_UP: Final = 3
@@ -39,6 +43,7 @@ _SCOPE: Final = re.compile(r"AWS4-HMAC-SHA256 Credential=[^/]+/[0-9]{8}/([^/]+)/
 _BETWEEN: Final = "~"
 """After a digit: later than any digest that begins with it, and no key's beginning. SeaweedFS leaves out what is in a
 folder that a listing is to begin after."""
+_LENGTHS: Final = (b"content-length", b"transfer-encoding")
 _TRUNCATED: Final = re.compile(rb"<IsTruncated>(true|false)</IsTruncated>")
 
 
@@ -48,6 +53,18 @@ class Page:
 
     keys: tuple[str, ...]
     is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Road:
+    """An open connection, and what comes back on it."""
+
+    sock: socket.socket
+    answers: BinaryIO
+
+    def close(self) -> None:
+        self.answers.close()
+        self.sock.close()
 
 
 class SignedReads:
@@ -75,7 +92,7 @@ class SignedReads:
         self._context, self._seconds = context, seconds
         self._signing: tuple[tuple[str, str], bytes] | None = None
         self._failures = 0
-        self._idle: deque[http.client.HTTPConnection] = deque()
+        self._idle: deque[_Road] = deque()
         weakref.finalize(self, _close, self._idle)
 
     @property
@@ -97,30 +114,36 @@ class SignedReads:
         if self.has_given_up or (credentials := self._credentials()) is None:
             return None
         encoded = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._connection()
-        try:
-            connection.putrequest("GET", f"{path}?{encoded}" if encoded else path, skip_host=True)
-            for name, value in self._headers(path, encoded, credentials).items():
-                connection.putheader(name, value)
-            connection.endheaders()
-            data = _whole(connection.getresponse(), most_bytes)
-        except (http.client.HTTPException, OSError, ValueError):
-            data = None
-        if data is None:
-            connection.close()
-            self._failures += 1
-            return None
-        self._failures = 0
-        self._idle.append(connection)
+        lines = (f"{name}: {value}\r\n" for name, value in self._headers(path, encoded, credentials).items())
+        target = f"{path}?{encoded}" if encoded else path
+        data = None
+        with suppress(OSError, ValueError):
+            road = self._road()
+            try:
+                road.sock.sendall(f"GET {target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("ascii"))
+                data = _whole(road.answers, most_bytes)
+            finally:
+                if data is None:
+                    road.close()
+                else:
+                    self._idle.append(road)
+        self._failures = self._failures + 1 if data is None else 0
         return data
 
-    def _connection(self) -> http.client.HTTPConnection:
-        if self._context is None:
-            return http.client.HTTPConnection(self._host, timeout=self._seconds)
-        return http.client.HTTPSConnection(self._host, timeout=self._seconds, context=self._context)
+    def _road(self) -> _Road:
+        """A connection that is open already, or a new one."""
+        with suppress(IndexError):
+            return self._idle.pop()
+        host, _, port = self._host.partition(":")
+        sock = socket.create_connection((host, int(port or (443 if self._context else 80))), self._seconds)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._context is not None:
+            try:
+                sock = self._context.wrap_socket(sock, server_hostname=host)
+            except BaseException:
+                sock.close()
+                raise
+        return _Road(sock, sock.makefile("rb"))
 
     def _headers(self, path: str, query: str, credentials: ReadOnlyCredentials) -> dict[str, str]:
         """AWS Signature Version 4: docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html."""
@@ -213,16 +236,39 @@ def in_shards(reads: SignedReads, below: str, first: list[str], page_keys: int) 
     return list(chain.from_iterable(whole)) if len(whole) == len(parts) else None
 
 
-def _whole(answer: http.client.HTTPResponse, most_bytes: int) -> bytes | None:
-    """The body, where its end is known: by its length or by chunks."""
-    length = answer.length
-    is_known = answer.chunked or length is not None
-    if answer.status != http.client.OK or not is_known or answer.headers.get("content-encoding") or answer.will_close:
+def _whole(answers: BinaryIO, most_bytes: int) -> bytes | None:
+    """The body of the next answer, if that is a 200 whose end is known and after which another one can come."""
+    if not answers.readline(MOST_LINE_BYTES).startswith(b"HTTP/1.1 200 "):
         return None
-    if length is not None and length > most_bytes:
+    said: dict[bytes, bytes] = {}
+    while (line := answers.readline(MOST_LINE_BYTES)) != b"\r\n":
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        if not colon or not line.endswith(b"\r\n") or (name in _LENGTHS and name in said) or len(said) > MOST_LINES:
+            return None
+        said[name] = value.strip().lower()
+    if b"content-encoding" in said or said.get(b"connection", b"keep-alive") != b"keep-alive":
         return None
-    data = answer.read(most_bytes + 1) if answer.chunked else answer.read()
-    return data if len(data) <= most_bytes and answer.isclosed() else None
+    if b"transfer-encoding" in said:
+        is_chunked = said[b"transfer-encoding"] == b"chunked" and b"content-length" not in said
+        return _chunks(answers, most_bytes) if is_chunked else None
+    length = said.get(b"content-length", b"")
+    if not length.isdigit() or int(length) > most_bytes:
+        return None
+    data = answers.read(int(length))
+    return data if len(data) == int(length) else None
+
+
+def _chunks(answers: BinaryIO, most_bytes: int) -> bytes | None:
+    """A body in chunks, after the last of which comes nothing."""
+    data = bytearray()
+    while size := int(answers.readline(MOST_LINE_BYTES), 16):
+        if size < 0 or len(data) + size > most_bytes:
+            return None
+        data += answers.read(size)
+        if answers.read(2) != b"\r\n":
+            return None
+    return bytes(data) if answers.readline(MOST_LINE_BYTES) == b"\r\n" else None
 
 
 def _page(data: bytes, prefix: str) -> Page | None:
@@ -240,6 +286,6 @@ def _page(data: bytes, prefix: str) -> Page | None:
     return Page(tuple(keys), truncated == [b"false"])
 
 
-def _close(connections: deque[http.client.HTTPConnection]) -> None:
-    for connection in connections:
-        connection.close()
+def _close(roads: deque[_Road]) -> None:
+    for road in roads:
+        road.close()
