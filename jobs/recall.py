@@ -1,14 +1,15 @@
 """`Recall`: verifies results like `jobs.found.verify`, and quicker where cell and provenance have verified before.
 
 Law: what it accepts, `verify` accepts, as the same result; whatever it does not know by heart is `verify`'s to judge.
-Results of one cell share all but a few numbers. So cell and provenance are learned, as bytes and as values, from a
-result that verified in full. Of the next one the numbers are read and the whole object is written again from them: the
-same bytes are the one form that results are written in, with nothing besides and no key twice.
+Results of one cell share all but a few numbers, and those of one pod their provenance. Both are learned once, as bytes
+and as values. Of each result the numbers are read, and the object is written again from them: where that gives the same
+bytes, they are in the one form that results are written in, with nothing besides and no key twice.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
 
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from jobs.cell import Cell, canonical
@@ -88,20 +90,30 @@ class Recall:
         if not isinstance(result, RunResult):
             return verified
         known = self._known(result.digest) or self._learn(result.cell)
-        if len(self._provenances) >= MOST_KNOWN:
-            self._provenances.clear()
-        written = canonical(result.provenance.model_dump(mode="json"))
-        provenance = self._provenances.setdefault(written, result.provenance)
+        provenance = self._provenance(canonical(result.provenance.model_dump(mode="json"))) or result.provenance
         # However many results of one cell come, the cell is in memory once.
         return Verified(key, _made({**result.__dict__, "cell": known.cell, "provenance": provenance}))
+
+    def _provenance(self, data: bytes) -> Provenance | None:
+        """What these bytes are the one form of; None where they are of nothing."""
+        if (provenance := self._provenances.get(data)) is None:
+            try:
+                provenance = Provenance.model_validate_json(data, strict=True)
+            except ValidationError:
+                return None
+            if canonical(provenance.model_dump(mode="json")) != data:
+                return None
+            if len(self._provenances) >= MOST_KNOWN:
+                self._provenances.clear()
+            self._provenances[data] = provenance
+        return provenance
 
     def _by_heart(self, known: _Known, key: str, data: bytes) -> RunResult | None:
         """The result, if all that is unknown of it are its numbers, and these are sound; else None."""
         head = len(known.head)
         begin = data.find(_PROVENANCE, head)
         end = data.rfind(_SCHEMA)
-        provenance = self._provenances.get(data[begin + 14 : end])
-        if provenance is None or not data.startswith(known.head):
+        if not data.startswith(known.head) or (provenance := self._provenance(data[begin + 14 : end])) is None:
             return None
         try:
             read: dict[str, Any] = from_json(b"{" + data[head + 1 : begin] + data[end:])
@@ -120,7 +132,8 @@ class Recall:
                 and 0 <= seed <= _LARGEST_SEED
                 and wall >= 0
                 and gpu >= 0
-                and all(-LARGEST_SCORE <= value <= LARGEST_SCORE for value in values)
+                and min(values) >= -LARGEST_SCORE
+                and max(values) <= LARGEST_SCORE
                 and math.isfinite(train_loss + wall + gpu)
             ):
                 return None
@@ -166,13 +179,13 @@ def _of(cell: Cell) -> _Known:
     task = cell.task
     metrics = tuple(sorted(f"{split}/{metric}" for split in task.splits for metric in task.metrics))
     validation_rows = dict(zip(task.splits, task.validation_rows, strict=True))
-    ends = canonical({"train_rows": cell.rows, "validation_rows": validation_rows}).decode()[1:-1]
+    quoted = [json.dumps(name, ensure_ascii=False).replace("%", "%%") for name in metrics]
     return _Known(
         head=b'{"cell":' + canonical(cell.model_dump(mode="json")) + f',"digest":"{cell.digest}"'.encode(),
         cell=cell,
         metrics=metrics,
-        pattern="{" + ",".join(f"{canonical(name).decode().replace('%', '%%')}:%s" for name in metrics) + "}",
-        rows=ends,
+        pattern="{" + ",".join(f"{name}:%s" for name in quoted) + "}",
+        rows=f'"train_rows":{cell.rows},"validation_rows":{canonical(validation_rows).decode()}',
         validation_rows=validation_rows,
         steps=cell.steps,
     )

@@ -29,8 +29,10 @@ ROWS: Final = 50_000
 """Most results of one snapshot; they compress to 100 to 200 bytes each."""
 GROUP_ROWS: Final = 2_000
 """Results that are unpacked at a time: some megabytes."""
-MOST_GROUP_BYTES: Final = 2**30
-"""Of what is unpacked at a time. A result has at most a megabyte, and most have a few thousandths of that."""
+GROUP_BYTES: Final = 2**24
+"""The same, where results are far larger than usual; each has at most a megabyte."""
+MOST_GROUP_BYTES: Final = 2**26
+"""What claims to be more was not written here."""
 WORTH: Final = 200
 """A snapshot is read where one in so many of its results may be wanted: a request takes as long as unpacking these."""
 
@@ -170,7 +172,7 @@ def _groups(rows: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes
     for row in rows:
         group.append(row)
         size += len(row[1])
-        if len(group) == GROUP_ROWS or size > MOST_GROUP_BYTES // 2**6:
+        if len(group) == GROUP_ROWS or size > GROUP_BYTES:
             yield group
             group, size = [], 0
     if group:

@@ -13,9 +13,11 @@ different bytes under one key. What an object says is believed only once it is v
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -237,19 +239,20 @@ class Store:
 
     def _survey(self, digests: Iterable[str], recall: Recall) -> Survey:
         read: dict[str, list[Verified | Damaged]] = {_checked(digest): [] for digest in digests}
-        keys = self._patient.keys("runs/")
-        strays = [
-            Damaged(key, "it is under no cell's digest")
-            for key in keys
-            if not re.fullmatch(r"runs/[0-9a-f]{64}/.+", key, re.DOTALL)
-        ]
+        left: set[str] = set()
+        strays: list[Damaged] = []
+        for key in self._patient.keys("runs/"):
+            if _digest_in(key) in read:
+                left.add(key)
+            elif not _OF_A_CELL.fullmatch(key):
+                strays.append(Damaged(key, "it is under no cell's digest"))
         passed_over: list[Damaged] = []
-        left = set(_of(read, keys))
-        for each in Snapshots(self._patient, recall).supply(left, passed_over):
-            read[_digest_in(each.key)].append(each)
-        for one in streamed(lambda key: self._patient.read(key, recall.verify), sorted(left)):
-            read[_digest_in(one.key)].append(one)
-        found = {digest: self._settled(digest, objects) for digest, objects in read.items()}
+        with _no_collection():
+            for each in Snapshots(self._patient, recall).supply(left, passed_over):
+                read[_digest_in(each.key)].append(each)
+            for one in streamed(lambda key: self._patient.read(key, recall.verify), sorted(left)):
+                read[_digest_in(one.key)].append(one)
+            found = {digest: self._settled(digest, objects) for digest, objects in read.items()}
         return Survey(found, tuple(strays), tuple(passed_over))
 
     def compact(self) -> Compacted:
@@ -406,6 +409,23 @@ def _begun(log: Log) -> str:
     """The first time in a log, in the one form that sorts as text; of a text without any, nothing."""
     found = re.search(r'^{"time": "([^"]+)"', log.text, re.MULTILINE)
     return found[1] if found else ""
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without Python's search for cycles, which goes through all results again and again as their number grows, and
+    finds none: a result holds values alone.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+_OF_A_CELL: Final = re.compile(r"runs/[0-9a-f]{64}/.+", re.DOTALL)
 
 
 def _of(digests: Collection[str], keys: Iterable[str]) -> Iterator[str]:
