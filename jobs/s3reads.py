@@ -44,6 +44,7 @@ _BETWEEN: Final = "~"
 """After a digit: later than any digest that begins with it, and no key's beginning. SeaweedFS leaves out what is in a
 folder that a listing is to begin after."""
 _LENGTHS: Final = (b"content-length", b"transfer-encoding")
+_TOKEN: Final = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _TRUNCATED: Final = re.compile(rb"<IsTruncated>(true|false)</IsTruncated>")
 
 
@@ -52,7 +53,8 @@ class Page:
     """A part of a listing."""
 
     keys: tuple[str, ...]
-    is_last: bool
+    token: str
+    """What continues it; empty at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,11 @@ class SignedReads:
         """The object's bytes, or no answer."""
         return self._ask(f"{self._bucket}/{quote(key, safe='/-_.~')}", {}, most_bytes)
 
-    def page(self, prefix: str, after: str, keys: int) -> Page | None:
-        """At most so many keys below `prefix` that come after `after`, or no answer."""
+    def page(self, prefix: str, keys: int, *, after: str = "", token: str = "") -> Page | None:
+        """At most so many keys below `prefix`, from after a name or where another page ended, or no answer."""
         query = {"encoding-type": "url", "list-type": "2", "max-keys": str(keys), "prefix": prefix}
-        data = self._ask(self._bucket or "/", query | {"start-after": after}, MOST_PAGE_BYTES)
+        query |= {"continuation-token": token} if token else {"start-after": after}
+        data = self._ask(self._bucket or "/", query, MOST_PAGE_BYTES)
         return None if data is None else _page(data, prefix)
 
     def _ask(self, path: str, query: dict[str, str], most_bytes: int) -> bytes | None:
@@ -209,18 +212,21 @@ def in_shards(reads: SignedReads, below: str, first: list[str], page_keys: int) 
     the server does not begin a listing after what it is asked to.
     """
 
-    def page(after: str) -> Page | None:
-        found = reads.page(below, after, page_keys) or reads.page(below, after, page_keys)
+    def page(after: str, token: str = "") -> Page | None:
+        found = reads.page(below, page_keys, after=after, token=token)
+        found = found or reads.page(below, page_keys, after=after, token=token)
         is_ordered = found is not None and all(one < next_ for one, next_ in pairwise((after, *found.keys)))
         return found if is_ordered else None
 
-    def shard(after: str, upper: str | None) -> list[str] | None:
+    def shard(lower: str, upper: str | None) -> list[str] | None:
         keys: list[str] = []
-        while (found := page(after)) is not None:
+        found = page(lower)
+        while found is not None:
             keys += found.keys if upper is None else [key for key in found.keys if key <= upper]
-            if found.is_last or (upper is not None and found.keys[-1] > upper):
+            if not found.token or (upper is not None and found.keys[-1] > upper):
                 return keys
-            after = found.keys[-1]
+            # By its token, not by its last key: that may be a folder's name, too.
+            found = page(found.keys[-1], found.token)
         return None
 
     # A part of the first page again, from a place between its keys, such as those where shards meet.
@@ -247,7 +253,8 @@ def _whole(answers: BinaryIO, most_bytes: int) -> bytes | None:
         if not colon or not line.endswith(b"\r\n") or (name in _LENGTHS and name in said) or len(said) > MOST_LINES:
             return None
         said[name] = value.strip().lower()
-    if b"content-encoding" in said or said.get(b"connection", b"keep-alive") != b"keep-alive":
+    # A Content-Encoding is what a writer said of its bytes, often aws-chunked: boto3 hands them over as they are, too.
+    if said.get(b"connection", b"keep-alive") != b"keep-alive":
         return None
     if b"transfer-encoding" in said:
         is_chunked = said[b"transfer-encoding"] == b"chunked" and b"content-length" not in said
@@ -272,7 +279,7 @@ def _chunks(answers: BinaryIO, most_bytes: int) -> bytes | None:
 
 
 def _page(data: bytes, prefix: str) -> Page | None:
-    truncated = _TRUNCATED.findall(data)
+    truncated, tokens = _TRUNCATED.findall(data), _TOKEN.findall(data)
     found = re.findall(rb"<Key>([^<&]*)</Key>", data)
     is_listing = b"<ListBucketResult" in data[:300] and data.rstrip().endswith(b"</ListBucketResult>")
     if not is_listing or len(truncated) != 1 or len(found) != data.count(b"<Contents>"):
@@ -281,9 +288,11 @@ def _page(data: bytes, prefix: str) -> Page | None:
     keys = text.split("\n") if found else []
     if "%" in text or "+" in text:
         keys = [unquote_plus(key) for key in keys]
-    if not all(key.startswith(prefix) for key in keys) or (truncated == [b"true"] and not keys):
+    if not all(key.startswith(prefix) for key in keys):
         return None
-    return Page(tuple(keys), truncated == [b"false"])
+    if truncated == [b"false"]:
+        return Page(tuple(keys), "")
+    return Page(tuple(keys), tokens[0].decode()) if keys and len(tokens) == 1 else None
 
 
 def _close(roads: deque[_Road]) -> None:
