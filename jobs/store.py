@@ -249,7 +249,7 @@ class Store:
         passed_over: list[Damaged] = []
         with _no_collection():
             for each in Snapshots(self._patient, recall).supply(left, passed_over):
-                read[_digest_in(each.key)].append(each)
+                read[each.result.digest].append(each)
             for one in streamed(lambda key: self._patient.read(key, recall.verify), sorted(left)):
                 read[_digest_in(one.key)].append(one)
             found = {digest: self._settled(digest, objects) for digest, objects in read.items()}
