@@ -15,9 +15,10 @@ from operator import itemgetter
 from typing import Final
 
 from jobs.found import Damaged
-from jobs.patient import PatientObjects, streamed
+from jobs.patient import PatientObjects
 from jobs.recall import Recall
 from jobs.snapshots import ROWS, Snapshots, rows_in
+from jobs.streaming import streamed
 
 Row = tuple[str, bytes]
 """Key and body of a result."""

@@ -178,10 +178,6 @@ def _looks_like(data: bytes) -> str:
 
 def settle(digest: str, verified: Iterable[Verified], damaged: Iterable[Damaged] = ()) -> Found:
     """Which object counts for each run of the cell, and what else there is; any order of `verified` gives the same."""
-    verified, damaged = list(verified), list(damaged)
-    one_each = {each.result.seed: each.result for each in verified}
-    if len(one_each) == len(verified) and not damaged:
-        return Found(digest, dict(sorted(one_each.items())))
     by_seed: dict[int, list[Verified]] = {}
     for each in sorted({one.key: one for one in verified}.values(), key=lambda one: one.order):
         by_seed.setdefault(each.result.seed, []).append(each)

@@ -9,10 +9,8 @@ each time: that is damage when it has been all that was heard.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Final, TypeVar
 
 from jobs.errors import ConfigurationError, SpecError, TransientError
@@ -30,9 +28,6 @@ GIVE_UP_SECONDS: Final = 30
 
 THREADS: Final = 16
 """Reads at a time."""
-
-TOGETHER: Final = 16
-"""Reads that a thread of `streamed` is given at once: handing over each by itself takes as long as it does."""
 
 
 class PatientObjects:
@@ -176,27 +171,6 @@ def in_parallel(read: Callable[[K], T], keys: Iterable[K]) -> list[T]:
     pool = ThreadPoolExecutor(THREADS)
     try:
         return list(pool.map(read, keys))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def streamed(read: Callable[[K], T], keys: Iterable[K]) -> Iterator[T]:
-    """What `read` gives for each key, in order, as `in_parallel` does; memory: what is read ahead, not all of it."""
-    left = iter(keys)
-
-    def some() -> list[K]:
-        return list(islice(left, TOGETHER))
-
-    def read_each(few: list[K]) -> list[T]:
-        return [read(key) for key in few]
-
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        ahead = deque(pool.submit(read_each, few) for few in islice(iter(some, []), 2 * THREADS))
-        while ahead:
-            yield from ahead.popleft().result()
-            if few := some():
-                ahead.append(pool.submit(read_each, few))
     finally:
         pool.shutdown(cancel_futures=True)
 

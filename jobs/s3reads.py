@@ -229,6 +229,8 @@ def in_shards(reads: SignedReads, below: str, first: list[str], page_keys: int) 
             found = page(found.keys[-1], found.token)
         return None
 
+    if any(this <= before for before, this in pairwise(first)):
+        return None
     # A part of the first page again, from a place between its keys, such as those where shards meet.
     middle = first[len(first) // 2][: len(below) + 8] + _BETWEEN
     known = [key for key in first if key > middle]

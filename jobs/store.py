@@ -13,11 +13,9 @@ different bytes under one key. What an object says is believed only once it is v
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -42,11 +40,11 @@ from jobs.found import (
     verify,
 )
 from jobs.objects import Objects
-from jobs.patient import PAUSES, PatientObjects, in_parallel, streamed
+from jobs.patient import PAUSES, PatientObjects, in_parallel
 from jobs.recall import Recall
 from jobs.result import DivergedRun, Failure, RunResult
 from jobs.s3 import ATTEMPTS
-from jobs.snapshots import Snapshots
+from jobs.survey import Survey, survey
 
 __all__ = [
     "Contradiction",
@@ -81,18 +79,6 @@ class Log:
     attempt: str
     """Name of the pod, or host and process."""
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What the store holds of some cells."""
-
-    found: dict[str, Found]
-    """Their runs, by digest: an entry for each cell asked for, in that order, also where there is nothing."""
-    strays: tuple[Damaged, ...] = ()
-    """Objects among the results that are no cell's; what they hold was not read."""
-    passed_over: tuple[Damaged, ...] = ()
-    """Snapshots that could not be used; what they may hold was read object by object."""
 
 
 def open_store(url: str, *, attempts: int = ATTEMPTS) -> Store:
@@ -219,15 +205,13 @@ class Store:
         return self._settled(digest, in_parallel(self._read_result, keys))
 
     def survey(self, cells: Iterable[Cell]) -> Survey:
-        """The runs of many cells by one LIST of all; objects of other cells are not read.
-
-        What exists is what is listed. Snapshots supply what they have of it, the rest is read object by object.
+        """The runs of many cells by one LIST of all; objects of other cells are not read (`jobs.survey`).
 
         Raises:
-            SpecError, TransientError, ConfigurationError: as in `results`.
+            TransientError, ConfigurationError: as in `results`.
         """
         known = {cell.digest: cell for cell in cells}
-        return self._survey(known, Recall(known))
+        return survey(self._patient, known, Recall(known))
 
     def all_results(self, digests: Collection[str]) -> dict[str, Found]:
         """What `survey` finds of cells of which only the digests are known.
@@ -235,25 +219,7 @@ class Store:
         Raises:
             SpecError, TransientError, ConfigurationError: as in `results`.
         """
-        return self._survey(digests, Recall()).found
-
-    def _survey(self, digests: Iterable[str], recall: Recall) -> Survey:
-        read: dict[str, list[Verified | Damaged]] = {_checked(digest): [] for digest in digests}
-        left: set[str] = set()
-        strays: list[Damaged] = []
-        for key in self._patient.keys("runs/"):
-            if _digest_in(key) in read:
-                left.add(key)
-            elif not _OF_A_CELL.fullmatch(key):
-                strays.append(Damaged(key, "it is under no cell's digest"))
-        passed_over: list[Damaged] = []
-        with _no_collection():
-            for each in Snapshots(self._patient, recall).supply(left, passed_over):
-                read[each.result.digest].append(each)
-            for one in streamed(lambda key: self._patient.read(key, recall.verify), sorted(left)):
-                read[_digest_in(one.key)].append(one)
-            found = {digest: self._settled(digest, objects) for digest, objects in read.items()}
-        return Survey(found, tuple(strays), tuple(passed_over))
+        return survey(self._patient, list(map(_checked, digests)), Recall()).found
 
     def compact(self) -> Compacted:
         """Pack the results into snapshots, from which `survey` reads many of them at once.
@@ -409,23 +375,6 @@ def _begun(log: Log) -> str:
     """The first time in a log, in the one form that sorts as text; of a text without any, nothing."""
     found = re.search(r'^{"time": "([^"]+)"', log.text, re.MULTILINE)
     return found[1] if found else ""
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without Python's search for cycles, which goes through all results again and again as their number grows, and
-    finds none: a result holds values alone.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-_OF_A_CELL: Final = re.compile(r"runs/[0-9a-f]{64}/.+", re.DOTALL)
 
 
 def _of(digests: Collection[str], keys: Iterable[str]) -> Iterator[str]:
