@@ -16,6 +16,7 @@ import pandas as pd
 from aggregate.text import counted
 from jobs.cell import Cell, Recipe, Reinit, Treatment, canonical, treatment_name
 from jobs.found import Found, State
+from jobs.memory import no_collection
 from jobs.plan import PlannedCell
 from jobs.result import DivergedRun, Provenance, RunResult
 from jobs.store import Failures
@@ -106,6 +107,16 @@ def frame(
         failures: records of attempts by digest, of which the latest explains a run without a result.
         study: the study's name; of several studies, the names of those that have a cell, by its digest.
     """
+    with no_collection():
+        return _frame(planned, found, failures, study)
+
+
+def _frame(
+    planned: Iterable[PlannedCell],
+    found: Mapping[str, Found],
+    failures: Mapping[str, Failures],
+    study: str | Mapping[str, str],
+) -> pd.DataFrame:
     cells: list[dict[str, Any]] = []
     provenances: dict[int, Provenance] = {}
     of_cell, of_provenance, runs = [], [], []

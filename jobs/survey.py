@@ -6,14 +6,13 @@ result is verified, wherever it came from.
 
 from __future__ import annotations
 
-import gc
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 from jobs.found import Damaged, Found, Verified, settle
+from jobs.memory import no_collection
 from jobs.patient import PatientObjects
 from jobs.recall import Recall
 from jobs.snapshots import Snapshots
@@ -50,7 +49,7 @@ def survey(objects: PatientObjects, digests: Collection[str], recall: Recall) ->
         elif not _OF_A_CELL.fullmatch(key):
             strays.append(Damaged(key, "it is under no cell's digest"))
     passed_over: list[Damaged] = []
-    with _no_collection():
+    with no_collection():
         for each in Snapshots(objects, recall).supply(left, passed_over):
             read[each.result.digest].append(each)
         for one in streamed(lambda key: objects.read(key, recall.verify), sorted(left)):
@@ -66,17 +65,3 @@ def _settled(digest: str, read: list[Verified | Damaged]) -> Found:
         # One object a run, as nearly always: nothing to settle.
         return Found(digest, dict(sorted(results.items())))
     return settle(digest, verified, [each for each in read if isinstance(each, Damaged)])
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without Python's search for cycles, which goes through all results again and again as their number grows, and
-    finds none: a result holds values alone.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
