@@ -45,9 +45,13 @@ def test_an_error_comes_where_its_result_would() -> None:
 
 
 def test_collection_is_on_again_afterwards_also_after_an_error_and_stays_off_where_it_was() -> None:
-    with pytest.raises(OSError, match="x"), no_collection():
-        assert not gc.isenabled()
-        raise OSError("x")
+    def fails() -> None:
+        with no_collection():
+            assert not gc.isenabled()
+            raise OSError("x")
+
+    with pytest.raises(OSError, match="x"):
+        fails()
     assert gc.isenabled()
     gc.disable()
     try:
