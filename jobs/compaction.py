@@ -75,11 +75,13 @@ def compact(objects: PatientObjects) -> Compacted:
         # The one small snapshot would be written again as it is, unless something in it is gone.
         again = {key: live for key, live in again.items() if len(live) < rows_in(key)}
     damaged: list[Damaged] = []
-    old = [snapshots.bodies(key, live, []) for key, live in again.items()]
+    unread: list[Damaged] = []
+    old = [snapshots.bodies(key, live, unread) for key, live in again.items()]
     counts: list[int] = []
     rows = heapq.merge(*old, _read(objects, recall, before.missing, damaged), key=itemgetter(0))
     written = [snapshots.write(_counted(chain([first], rows), counts)) for first in rows]
-    removed = [key for key in (*before.needless, *again) if key not in written]
+    spared = {*written, *(each.key for each in unread)}
+    removed = [key for key in (*before.needless, *again) if key not in spared]
     for key in removed:
         objects.delete(key)
     unmoved = sum(len(live) for key, live in before.again.items() if key not in again)

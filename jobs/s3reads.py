@@ -119,24 +119,34 @@ class SignedReads:
         encoded = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
         lines = (f"{name}: {value}\r\n" for name, value in self._headers(path, encoded, credentials).items())
         target = f"{path}?{encoded}" if encoded else path
+        request = f"GET {target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("ascii")
         data = None
         with suppress(OSError, ValueError):
-            road = self._road()
-            try:
-                road.sock.sendall(f"GET {target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("ascii"))
-                data = _whole(road.answers, most_bytes)
-            finally:
-                if data is None:
-                    road.close()
-                else:
-                    self._idle.append(road)
+            while self._idle and data is None:
+                # A server closes what has been idle for long: then there is no answer at all.
+                with suppress(ConnectionError):
+                    data = self._over(self._idle.pop(), request, most_bytes)
+                    break
+            else:
+                data = self._over(self._road(), request, most_bytes)
         self._failures = self._failures + 1 if data is None else 0
         return data
 
+    def _over(self, road: _Road, request: bytes, most_bytes: int) -> bytes | None:
+        """The answer, and where it is one, the connection among those for the next; else it is closed."""
+        data = None
+        try:
+            road.sock.sendall(request)
+            data = _whole(road.answers, most_bytes)
+        finally:
+            if data is None:
+                road.close()
+            else:
+                self._idle.append(road)
+        return data
+
     def _road(self) -> _Road:
-        """A connection that is open already, or a new one."""
-        with suppress(IndexError):
-            return self._idle.pop()
+        """A new connection."""
         host, _, port = self._host.partition(":")
         sock = socket.create_connection((host, int(port or (443 if self._context else 80))), self._seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -246,7 +256,10 @@ def in_shards(reads: SignedReads, below: str, first: list[str], page_keys: int) 
 
 def _whole(answers: BinaryIO, most_bytes: int) -> bytes | None:
     """The body of the next answer, if that is a 200 whose end is known and after which another one can come."""
-    if not answers.readline(MOST_LINE_BYTES).startswith(b"HTTP/1.1 200 "):
+    status = answers.readline(MOST_LINE_BYTES)
+    if not status:
+        raise ConnectionError("closed")
+    if not status.startswith(b"HTTP/1.1 200 "):
         return None
     said: dict[bytes, bytes] = {}
     while (line := answers.readline(MOST_LINE_BYTES)) != b"\r\n":

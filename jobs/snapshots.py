@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, Final
 
+from jobs.errors import ConfigurationError, TransientError
 from jobs.found import Damaged, NotVerifiedError, Verified
 from jobs.patient import PatientObjects
 from jobs.recall import Recall
@@ -66,11 +67,16 @@ class Snapshots:
             wanted: keys of results, as listed.
             damaged: takes up snapshots that were passed over, and why.
 
-        Raises:
-            TransientError: a snapshot reads differently each time.
-            ConfigurationError: the store refuses.
+        Nothing here is an error: whoever may not read snapshots, or cannot just now, reads the objects.
         """
-        if not wanted or not (keys := self.keys(damaged)):
+        if not wanted:
+            return
+        try:
+            keys = self.keys(damaged)
+        except (ConfigurationError, TransientError) as error:
+            damaged.append(Damaged(PREFIX, error.problem))
+            return
+        if not keys:
             return
         if not can_read():
             missing = "pyarrow, which reads snapshots, is not installed: pip install 'partial-reinit[aggregate]'"
@@ -83,18 +89,14 @@ class Snapshots:
                 continue
             wrong: list[Damaged] = []
             yield from self.verified(key, wanted, wrong)
-            if wrong and key not in (now := self.keys([])):
+            if wrong and key not in (now := self._listed(keys, key)):
                 # Compacted away meanwhile, by a process that wrote what it held into another one.
                 keys = [each for each in now if each not in seen]
             else:
                 damaged += wrong
 
     def verified(self, key: str, wanted: set[str], damaged: list[Damaged]) -> Iterator[Verified]:
-        """What one snapshot has of `wanted`, from which it is taken out.
-
-        Raises:
-            TransientError, ConfigurationError: as in `supply`.
-        """
+        """What one snapshot has of `wanted`, from which it is taken out."""
         for name, body in self.bodies(key, wanted, damaged):
             try:
                 verified = self._recall.verify(name, body)
@@ -104,13 +106,19 @@ class Snapshots:
             wanted.discard(name)
             yield verified
 
-    def bodies(self, key: str, wanted: Collection[str], damaged: list[Damaged]) -> Iterator[tuple[str, bytes]]:
-        """What one snapshot says that the objects under `wanted` hold, not verified. Memory: one row group.
+    def _listed(self, keys: list[str], key: str) -> list[str]:
+        """What is there now; where that cannot be said, what was there before."""
+        try:
+            return self.keys([])
+        except (ConfigurationError, TransientError):
+            return [*keys, key]
 
-        Raises:
-            TransientError, ConfigurationError: as in `supply`.
-        """
-        read = self._objects.read(key, _whole)
+    def bodies(self, key: str, wanted: Collection[str], damaged: list[Damaged]) -> Iterator[tuple[str, bytes]]:
+        """What one snapshot says that the objects under `wanted` hold, not verified. Memory: one row group."""
+        try:
+            read = self._objects.read(key, _whole)
+        except (ConfigurationError, TransientError) as error:
+            read = Damaged(key, error.problem)
         if isinstance(read, Damaged):
             damaged.append(read)
             return

@@ -185,6 +185,14 @@ def test_after_some_failures_in_a_row_no_more_is_asked(reads: SignedReads) -> No
     assert reads.has_given_up
 
 
+@pytest.mark.parametrize("reads", [HEAD + b"Content-Length: 4\r\n\r\nbody"], indirect=True)
+def test_a_connection_that_was_closed_while_it_was_idle_is_no_failure(reads: SignedReads) -> None:
+    # This server hangs up after each answer and does not say so.
+    for _ in range(10):
+        assert reads.get("runs/x", 100) == b"body"
+        assert not reads.has_given_up
+
+
 LISTED = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>%s</IsTruncated>%s</ListBucketResult>'
 ENTRY = b"<Contents><Key>runs/%s</Key></Contents>"
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import jobs.compaction
 import jobs.snapshots
 from aggregate.frame import frame
-from jobs.errors import TransientError
+from jobs.errors import ConfigurationError, ReinitError, TransientError
 from jobs.found import Damaged
 from jobs.plan import Plan, PlannedCell
 from jobs.result import DivergedRun, RunResult
@@ -439,6 +439,23 @@ def test_a_store_that_fails_while_it_is_compacted_loses_nothing() -> None:
         else:
             assert number > 20
             return
+
+
+@pytest.mark.parametrize("refused", ["keys", "get"])
+@pytest.mark.parametrize("error", [ConfigurationError, TransientError])
+def test_whoever_may_not_read_snapshots_reads_the_objects(refused: str, error: type[ReinitError]) -> None:
+    memory = filled()
+    store_of(memory).compact()
+
+    def refuse(action: str, key: str, done: bool) -> None:
+        if action == refused and key.startswith(PREFIX):
+            raise error("an object cannot be read: AccessDenied")
+
+    alone = one_by_one(memory)
+    memory.happens = refuse
+    survey = store_of(memory).survey(CELLS)
+    assert survey.found == alone.found
+    assert [each.reason for each in survey.passed_over] == ["an object cannot be read: AccessDenied"]
 
 
 # ----------------------------------------------------------------------------------------- damaged, foreign, hostile
