@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jobs.recall
@@ -81,6 +81,7 @@ def results(draw: st.DrawFn) -> RunResult:
 
 
 @given(result=results())
+@settings(deadline=None)
 def test_every_result_is_read_as_it_was_written(result: RunResult) -> None:
     key, data = result.key, result.to_bytes()
     for reader in readers(result.cell):
@@ -91,6 +92,7 @@ def test_every_result_is_read_as_it_was_written(result: RunResult) -> None:
 
 
 @given(result=results(), data=st.data())
+@settings(deadline=None)
 def test_whatever_is_altered_in_it_is_judged_as_verify_does(result: RunResult, data: st.DataObject) -> None:
     body = result.to_bytes()
     begin = data.draw(st.integers(0, len(body)))
