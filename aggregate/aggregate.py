@@ -119,10 +119,10 @@ def aggregate_studies(  # noqa: PLR0913  what the store holds, and what is asked
 
     Args:
         studies: each study's name, title and note, with its cells and their seeds.
-        found: `Store.all_results` of their digests.
+        found: `Store.survey` of their cells.
         failures: `Store.all_failures` of their digests.
         out: folder; files of an earlier aggregation are replaced, others are left alone.
-        strays: `Store.strays`, which are noted and refuse nothing.
+        strays: of the same survey, which are noted and refuse nothing.
         allow_partial: write although runs are missing, marked wherever they show.
         reference: values to draw beside the study's and to compare with them.
         price: of a GPU-hour; None says nothing of money.

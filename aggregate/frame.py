@@ -10,13 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, get_args
 
+import numpy as np
 import pandas as pd
 
 from aggregate.text import counted
 from jobs.cell import Cell, Recipe, Reinit, Treatment, canonical, treatment_name
 from jobs.found import Found, State
+from jobs.memory import no_collection
 from jobs.plan import PlannedCell
-from jobs.result import DivergedRun, RunResult
+from jobs.result import DivergedRun, Provenance, RunResult
 from jobs.store import Failures
 
 STATUSES: Final[tuple[State, ...]] = get_args(State)
@@ -105,28 +107,72 @@ def frame(
         failures: records of attempts by digest, of which the latest explains a run without a result.
         study: the study's name; of several studies, the names of those that have a cell, by its digest.
     """
-    records = []
+    with no_collection():
+        return _frame(planned, found, failures, study)
+
+
+def _frame(
+    planned: Iterable[PlannedCell],
+    found: Mapping[str, Found],
+    failures: Mapping[str, Failures],
+    study: str | Mapping[str, str],
+) -> pd.DataFrame:
+    cells: list[dict[str, Any]] = []
+    provenances: dict[int, Provenance] = {}
+    of_cell, of_provenance, runs = [], [], []
     for entry in planned:
         digest = entry.cell.digest
         has = found.get(digest, Found(digest))
         attempts = failures.get(digest, Failures()).records
         named = study if isinstance(study, str) else study[digest]
-        of_cell = {"study": named, "families": entry.families} | _cell_columns(entry.cell)
+        cells.append({"study": named, "families": entry.families} | _cell_columns(entry.cell))
         for seed in dict.fromkeys([*entry.seeds, *sorted(has.done)]):
-            record: dict[str, Any] = {"seed": seed, "planned": seed in entry.seeds, "status": has.state(seed, attempts)}
-            if (result := has.results.get(seed)) is not None:
-                record |= _result_columns(result)
-            elif record["status"] == "failed":
-                record["reason"] = [each.reason for each in attempts if each.seed in (seed, None)][-1]
-            records.append(of_cell | record)
-    return _typed(records)
+            status, result = has.state(seed, attempts), has.results.get(seed)
+            run: dict[str, Any] = {"seed": seed, "planned": seed in entry.seeds, "status": status}
+            if result is not None:
+                run |= _result_columns(result)
+                provenances.setdefault(id(result.provenance), result.provenance)
+            elif status == "failed":
+                run["reason"] = [each.reason for each in attempts if each.seed in (seed, None)][-1]
+            runs.append(run)
+            of_cell.append(len(cells) - 1)
+            of_provenance.append(None if result is None else id(result.provenance))
+    places = {known: place for place, known in enumerate(provenances)}
+    made = [_provenance_columns(each) for each in provenances.values()]
+    columns = _typed(runs, _RUN) | _spread(cells, of_cell, _CELL)
+    columns |= _spread(made, [-1 if known is None else places[known] for known in of_provenance], _PROVENANCE)
+    metrics = sorted({name for metrics in {tuple(run.get("metrics", ())) for run in runs} for name in metrics})
+    for name in metrics:
+        values = [run["metrics"].get(name) if "metrics" in run else None for run in runs]
+        columns[f"metrics.{name}"] = pd.Series(values, dtype="Float64")
+    return pd.DataFrame({name: columns[name] for name in [*DTYPES, *(f"metrics.{name}" for name in metrics)]})
 
 
-def _typed(records: list[dict[str, Any]]) -> pd.DataFrame:
-    metrics = sorted({name for record in records for name in record if name.startswith("metrics.")})
-    dtypes = DTYPES | dict.fromkeys(metrics, "Float64")
-    columns = {name: pd.Series([record.get(name) for record in records], dtype=dtype) for name, dtype in dtypes.items()}
-    return pd.DataFrame(columns)
+_PROVENANCE: Final = ("numerics", "device", "weights_sha256", "rows_sha256", "git_commit", "image")
+_RUN: Final = (
+    "seed",
+    "planned",
+    "status",
+    "score",
+    "steps",
+    "wall_seconds",
+    "gpu_seconds",
+    "finished_at",
+    "reason",
+)
+_CELL: Final = tuple(name for name in DTYPES if name not in {*_RUN, *_PROVENANCE})
+"""Columns by what they are of: those of a cell, and of a provenance, are made once for all their runs."""
+
+
+def _typed(records: list[dict[str, Any]], names: Iterable[str]) -> "dict[str, pd.Series[Any]]":
+    return {name: pd.Series([record.get(name) for record in records], dtype=DTYPES[name]) for name in names}
+
+
+def _spread(records: list[dict[str, Any]], places: list[int], names: Iterable[str]) -> "dict[str, pd.Series[Any]]":
+    """A row for each place, which is that of a record; of none for -1."""
+    at = np.array(places, dtype=np.intp)
+    whole = _typed([*records, {}], names)
+    return {name: column.take(at % len(column)).reset_index(drop=True) for name, column in whole.items()}
 
 
 def read_frame(source: Path | BinaryIO) -> pd.DataFrame:
@@ -183,19 +229,16 @@ def _result_columns(result: RunResult | DivergedRun) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "wall_seconds": result.wall_seconds,
         "gpu_seconds": result.gpu_seconds,
-        "numerics": result.provenance.numerics,
-        "device": result.provenance.device,
-        "weights_sha256": result.provenance.weights_sha256,
-        "rows_sha256": result.provenance.rows_sha256,
-        "git_commit": result.provenance.git_commit,
-        "image": result.provenance.image,
         "finished_at": result.finished_at,
     }
     if isinstance(result, DivergedRun):
         reason = f"the loss was {_LOSS[result.loss]} after {counted(result.diverged_step, 'step')}"
         return columns | {"steps": result.diverged_step, "reason": reason}
-    metrics = {f"metrics.{name}": value for name, value in result.metrics.items()}
-    return columns | {"steps": result.steps, "score": result.score} | metrics
+    return columns | {"steps": result.steps, "score": result.score, "metrics": result.metrics}
+
+
+def _provenance_columns(provenance: Provenance) -> dict[str, Any]:
+    return {name: getattr(provenance, name) for name in _PROVENANCE}
 
 
 def preserved_layers(cell: Cell) -> int | None:

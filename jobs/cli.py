@@ -45,6 +45,7 @@ from jobs.views import (
     print_json,
     show_checks,
     show_command,
+    show_compacted,
     show_comparison,
     show_sent,
     warn,
@@ -108,8 +109,9 @@ def run(
     opened.check()
     outbox = outbox_of(store, log_folder())
     show_sent(send_held(outbox, opened))
-    found = opened.all_results({each.cell.digest for each in planned})
-    warn(found)
+    surveyed = opened.survey(each.cell for each in planned)
+    found = surveyed.found
+    warn(found, passed_over=surveyed.passed_over)
     runs = [Run(each.cell, seed) for each in planned for seed in each.seeds if seed not in found[each.cell.digest].done]
     total = sum(len(each.seeds) for each in planned)
     if not runs:
@@ -149,6 +151,12 @@ def upload_results(
     console.print(f"{len(sent.sent)} results sent, {len(sent.there)} already there, {len(sent.refused)} not sent")
     if sent.refused:
         raise typer.Exit(DataError.exit_code)
+
+
+@app.command()
+def compact(store: StoreOption) -> None:
+    """Pack results into snapshots, from which many are read in seconds. Repeat it at any time; nothing is lost."""
+    show_compacted(store_at(store).compact())
 
 
 app.command()(render)
@@ -246,12 +254,12 @@ def aggregate(
     of_gpu_hour = price_of(price) if price else None
     studies = [(each, each.plan()) for each in map(load_study, study)]
     opened = store_at(store)
-    digests = {each.cell.digest for _, plan in studies for each in plan}
-    found, failures = opened.all_results(digests), opened.all_failures(digests)
+    cells = {each.cell.digest: each.cell for _, plan in studies for each in plan}
+    surveyed, failures = opened.survey(cells.values()), opened.all_failures(cells)
+    found, strays = surveyed.found, surveyed.strays
     if verify_predictions:
         found = opened.with_predictions(found)
-    strays = opened.strays()
-    warn(found, strays)
+    warn(found, strays, surveyed.passed_over)
     authors = load_authors() if reference else None
     aggregate_studies(
         studies,

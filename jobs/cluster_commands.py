@@ -139,8 +139,9 @@ def submit(
 
     loaded, site = load_study(study), site_of(cluster)
     cells = chosen_cells(loaded.plan(), only)
-    found = store_at(store or site.store).all_results({each.cell.digest for each in cells})
-    warn(found)
+    surveyed = store_at(store or site.store).survey(each.cell for each in cells)
+    found = surveyed.found
+    warn(found, passed_over=surveyed.passed_over)
     api = api_of(site, kubeconfig, context)
     with Progress(*BAR, console=errors, transient=True) as bar:
         task = bar.add_task("submitting", total=len(cells))
@@ -181,11 +182,12 @@ def status(
         raise SpecError("--watch follows a cluster, in a table", expected="--cluster FILE, and no --output json")
     loaded, site = load_study(study), site_of(cluster) if cluster else None
     planned, opened = loaded.plan(), store_at(store_url(store, site))
-    digests = {each.cell.digest for each in planned}
+    cells = [each.cell for each in planned]
+    digests = {cell.digest for cell in cells}
     api = api_of(site, kubeconfig, context) if site else None
 
     def look() -> Status:
-        found, failures = opened.all_results(digests), opened.all_failures(digests)
+        found, failures = opened.survey(cells).found, opened.all_failures(digests)
         observed = observe(api, now()) if api else None
         return study_status(loaded.name, planned, found, failures, observed, site)
 
@@ -281,8 +283,9 @@ def _in_states(planned: Plan, only: str, url: str) -> Sequence[PlannedCell]:
         raise SpecError("--only is malformed", expected="states with commas", got=only, allowed="missing, failed")
     opened = store_at(url)
     digests = {each.cell.digest for each in planned}
-    found, failures = opened.all_results(digests), opened.all_failures(digests)
-    warn(found)
+    surveyed, failures = opened.survey(each.cell for each in planned), opened.all_failures(digests)
+    found = surveyed.found
+    warn(found, passed_over=surveyed.passed_over)
 
     def is_chosen(each: PlannedCell) -> bool:
         cell, records = found[each.cell.digest], failures[each.cell.digest].records

@@ -18,8 +18,18 @@ from typing import Final, Protocol
 
 from jobs.errors import ConfigurationError, ReinitError, SpecError, TransientError
 
-MOST_BYTES: Final = {"runs": 2**20, "failures": 2**20, "checks": 2**20, "logs": 2**24, "tokens": 2**28}
+MOST_BYTES: Final = {
+    "runs": 2**20,
+    "failures": 2**20,
+    "checks": 2**20,
+    "logs": 2**24,
+    "snapshots": 2**27,
+    "tokens": 2**28,
+}
 """Largest objects of these kinds that are read: what is larger is no such object, and might not fit into memory."""
+
+DELETABLE: Final = ("checkpoints/", "snapshots/")
+"""A run that is half done, and copies of results."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}(/[A-Za-z0-9][A-Za-z0-9._-]{0,254})*")
 
@@ -69,7 +79,7 @@ class Objects(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Remove what is under `key`, if there is anything. Only a checkpoint can be removed: see `check_deletable`.
+        """Remove what is under `key`, if there is anything. Of few kinds only: see `check_deletable`.
 
         Raises:
             TransientError: it may or may not be there still.
@@ -108,10 +118,14 @@ def check_deletable(key: str) -> str:
     """`key`, if what is under it may ever be deleted: results, predictions, failures and logs stay for good.
 
     Raises:
-        SpecError: it is no key of a checkpoint.
+        SpecError: it is no key of a checkpoint or a snapshot.
     """
-    if not check_key(key).startswith("checkpoints/"):
-        raise SpecError("nothing but checkpoints is ever deleted", got=repr(key)[:200], allowed="checkpoints/...")
+    if not check_key(key).startswith(DELETABLE):
+        raise SpecError(
+            "nothing but checkpoints and snapshots is ever deleted",
+            got=repr(key)[:200],
+            allowed=", ".join(f"{folder}..." for folder in DELETABLE),
+        )
     return key
 
 

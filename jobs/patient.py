@@ -146,7 +146,7 @@ class PatientObjects:
         return self._patiently(lambda: sorted(set(self._objects.keys(prefix))))
 
     def delete(self, key: str) -> None:
-        """Remove a checkpoint's object, if it is there.
+        """Remove an object of a checkpoint, or a snapshot, if it is there.
 
         Raises:
             TransientError: inconclusive, repeatedly.

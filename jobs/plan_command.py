@@ -55,8 +55,10 @@ def plan(
     asked = price or (site.gpu_hour_price if site else None)
     of_gpu_hour = price_of(asked) if asked else None
     opened = store_at(store) if store else None
-    found = opened.all_results({each.cell.digest for each in planned}) if opened else None
-    warn(found or {})
+    surveyed = opened.survey(each.cell for each in planned) if opened else None
+    found = surveyed.found if surveyed else None
+    if surveyed:
+        warn(surveyed.found, passed_over=surveyed.passed_over)
     estimated = _estimated(planned, opened, found or {}, device, site)
     if output is Output.JSON:
         print_json(plan_json(loaded, planned, found) | {"estimate": estimate_json(estimated, of_gpu_hour)})

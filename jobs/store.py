@@ -9,6 +9,7 @@ different bytes under one key. What an object says is believed only once it is v
     failures/<digest>/<attempt>.json                    logs/<digest>/<attempt>.txt         checks/<sha256>
     checkpoints/<digest>/<seed>/...                     (`jobs.checkpoints`)
     tokens/<what determines them>/<sha256>              (`jobs.tokens`)
+    snapshots/<sha256>.<rows>.parquet                   (`jobs.snapshots`)
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from typing import Final
 from pydantic import ValidationError
 
 from jobs.backends import open_objects
+from jobs.cell import Cell
 from jobs.checkpoints import Checkpoints, checkpoint_key
+from jobs.compaction import Compacted, compact
 from jobs.errors import DataError, SpecError, TransientError
 from jobs.found import (
     Contradiction,
@@ -39,11 +42,24 @@ from jobs.found import (
 )
 from jobs.objects import Objects
 from jobs.patient import PAUSES, PatientObjects, in_parallel
+from jobs.recall import Recall
 from jobs.result import DivergedRun, Failure, RunResult
 from jobs.s3 import ATTEMPTS
+from jobs.survey import Survey, survey
 from jobs.tokens import TokenObjects
 
-__all__ = ["Contradiction", "Damaged", "Duplicate", "Failures", "Found", "Log", "State", "Store", "open_store"]
+__all__ = [
+    "Contradiction",
+    "Damaged",
+    "Duplicate",
+    "Failures",
+    "Found",
+    "Log",
+    "State",
+    "Store",
+    "Survey",
+    "open_store",
+]
 
 PROBE: Final = b"written by `reinit` to see that this store can be written and read\n"
 """Content of the one object under `checks/`: the same from every host, so that checks never pile up."""
@@ -198,31 +214,30 @@ class Store:
         keys = self._patient.keys(f"runs/{_checked(digest)}/")
         return self._settled(digest, in_parallel(self._read_result, keys))
 
-    def all_results(self, digests: Collection[str]) -> dict[str, Found]:
-        """The runs of many cells by one LIST of all; objects of other cells are not read.
-
-        Returns:
-            An entry for each of `digests`, in their order, also where nothing was found.
-
-        Raises:
-            SpecError, TransientError, ConfigurationError: as in `results`.
-        """
-        read: dict[str, list[Verified | Damaged]] = {_checked(digest): [] for digest in digests}
-        for each in in_parallel(self._read_result, _of(read, self._patient.keys("runs/"))):
-            read[_digest_in(each.key)].append(each)
-        return {digest: self._settled(digest, objects) for digest, objects in read.items()}
-
-    def strays(self) -> list[Damaged]:
-        """Objects among the results that are no cell's, by one LIST; what they hold is not read.
+    def survey(self, cells: Iterable[Cell]) -> Survey:
+        """The runs of many cells by one LIST of all; objects of other cells are not read (`jobs.survey`).
 
         Raises:
             TransientError, ConfigurationError: as in `results`.
         """
-        return [
-            Damaged(key, "it is under no cell's digest")
-            for key in self._patient.keys("runs/")
-            if not re.fullmatch(r"runs/[0-9a-f]{64}/.+", key, re.DOTALL)
-        ]
+        known = {cell.digest: cell for cell in cells}
+        return survey(self._patient, known, Recall(known))
+
+    def all_results(self, digests: Collection[str]) -> dict[str, Found]:
+        """What `survey` finds of cells of which only the digests are known.
+
+        Raises:
+            SpecError, TransientError, ConfigurationError: as in `results`.
+        """
+        return survey(self._patient, list(map(_checked, digests)), Recall()).found
+
+    def compact(self) -> Compacted:
+        """Pack the results into snapshots, from which `survey` reads many of them at once.
+
+        Raises:
+            TransientError, ConfigurationError: as in `results`.
+        """
+        return compact(self._patient)
 
     def with_predictions(self, found: Mapping[str, Found]) -> dict[str, Found]:
         """What was found, without the results whose predictions are missing or altered: those are damaged.

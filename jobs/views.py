@@ -23,6 +23,7 @@ from jobs.shown import visible
 from jobs.study import Study
 
 if TYPE_CHECKING:
+    from jobs.compaction import Compacted
     from jobs.found import Damaged, Found
     from jobs.lint import Report
     from jobs.reproduce import Command, Comparison
@@ -226,7 +227,7 @@ def show_comparison(comparison: Comparison) -> None:
         console.print(escape(f"  {name}: {before} before, {after} now"))
 
 
-def warn(found: Mapping[str, Found], strays: Iterable[Damaged] = ()) -> None:
+def warn(found: Mapping[str, Found], strays: Iterable[Damaged] = (), passed_over: Iterable[Damaged] = ()) -> None:
     """What the store holds that no table will be made of, while there is still time to look."""
     for each in found.values():
         for contradiction in each.contradictions:
@@ -235,6 +236,18 @@ def warn(found: Mapping[str, Found], strays: Iterable[Damaged] = ()) -> None:
     for damaged in chain(chain.from_iterable(each.damaged for each in found.values()), strays):
         text = escape(printable(f"{damaged.key}: {damaged.reason}"))
         errors.print(f"[yellow]not a result, so not counted:[/yellow] {text}", soft_wrap=True)
+    for damaged in passed_over:
+        text = escape(printable(f"{damaged.key}: {damaged.reason}"))
+        errors.print(f"[yellow]not a snapshot, so passed over:[/yellow] {text}", soft_wrap=True)
+
+
+def show_compacted(compacted: Compacted) -> None:
+    """What a compaction came to, and what it could not use."""
+    warn({}, compacted.damaged, compacted.passed_over)
+    console.print(
+        f"{compacted.results:,} results in snapshots, {compacted.packed:,} of them new; "
+        f"{len(compacted.written)} snapshots written, {len(compacted.removed)} removed"
+    )
 
 
 def show_sent(sent: Sent) -> None:

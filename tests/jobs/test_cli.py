@@ -120,6 +120,25 @@ def test_plan_says_what_the_store_has(tmp_path: Path) -> None:
     assert {tuple(cell["done"]) for cell in plan["cells"]} == {()}
 
 
+def test_compact_changes_nothing_of_what_plan_and_render_say_and_what_is_no_snapshot_is_named(tmp_path: Path) -> None:
+    study, store = a_study(tmp_path), (tmp_path / "store").as_uri()
+    cells = [planned.cell for planned in load_study(study).plan()]
+    for cell in cells[:3]:
+        Store(FileObjects(tmp_path / "store")).put(a_diverged(cell, seed=1))
+    asked: list[tuple[str, ...]] = [("plan", study, "--store", store, "--output", "json")]
+    asked.append(("render", study, "--cluster", a_site(tmp_path), "-o", "-", "--only", "missing", "--store", store))
+    before = [reinit(*each).stdout for each in asked]
+    done = reinit("compact", "--store", store)
+    assert done.stdout == "3 results in snapshots, 3 of them new; 1 snapshots written, 0 removed\n"
+    (written,) = (tmp_path / "store" / "snapshots").iterdir()
+    assert [reinit(*each).stdout for each in asked] == before
+    written.write_bytes(b"something else")
+    for each, said in zip(asked, before, strict=True):
+        done = reinit(*each)
+        assert done.stdout == said
+        assert f"not a snapshot, so passed over: snapshots/{written.name}: content hashes to" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "said"),
     [

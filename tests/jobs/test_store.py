@@ -476,8 +476,23 @@ def test_what_is_under_no_cells_digest_is_a_stray(objects: Objects, store: Store
     strays = [f"runs/{DIGEST.upper()}/1.json", "runs/README.md"]
     for key in strays:
         objects.put(key, b"")
-    assert [each.key for each in store.strays()] == strays
+    assert [each.key for each in store.survey([]).strays] == strays
     assert store.results(DIGEST).damaged == ()
+
+
+def test_a_store_that_was_compacted_says_what_it_said_before(objects: Objects, store: Store) -> None:
+    for result in (a_result(seed=1), a_result(a_cell(6), seed=2), a_diverged(a_cell(6), seed=3)):
+        put_raw(objects, result)
+    cells = [a_cell(6), a_cell(7), CELL]
+    before = store.survey(cells)
+    assert list(before.found) == [cell.digest for cell in cells]
+    assert [found.done for found in before.found.values()] == [{2, 3}, set(), {1}]
+    compacted = store.compact()
+    assert (compacted.results, compacted.packed) == (3, 3)
+    assert store.survey(cells) == before
+    assert store.all_results([CELL.digest]) == {CELL.digest: before.found[CELL.digest]}
+    with pytest.raises(SpecError):
+        store.all_results(["none"])
 
 
 def test_results_without_their_predictions_are_damaged_where_that_is_asked_for(objects: Objects, store: Store) -> None:

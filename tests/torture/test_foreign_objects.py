@@ -158,7 +158,7 @@ def test_each_kind_alone_is_damage_and_changes_nothing_else(tmp_path: Path, worl
         is_new = not path.parent.exists()
         plant(world, [each], tmp_path / "store")
         found = store.all_results(digests)
-        named = [*(one for cell in found.values() for one in cell.damaged), *store.strays()]
+        named = [*(one for cell in found.values() for one in cell.damaged), *store.survey([]).strays]
         assert [one.key for one in named] == [each.key], each.kind
         assert each.reason in named[0].reason, each.kind
         assert {digest: one.results for digest, one in found.items()} == {

@@ -30,7 +30,7 @@ TREATMENTS: Final = 50
 CELLS: Final = TASKS * SIZES * TREATMENTS
 TARGET: Final = "10,000 cells on 2 cores: memory bounded, times printed"
 
-MEBIBYTES: Final = {"plan": 350, "render": 400, "lint": 150, "status": 650, "aggregate": 1700}
+MEBIBYTES: Final = {"plan": 350, "render": 400, "lint": 150, "status": 650, "aggregate": 1700, "compact": 350}
 """Most resident memory of each command's process.
 
 A notebook has 8 GiB. Each bound is one and a half times to twice what 10,000 cells were measured to take: 5 to 30 KiB
@@ -170,7 +170,10 @@ def test_ten_thousand_results_are_read_from_a_bucket(
         put = s3_server.client.put_object
         list(pool.map(lambda pair: put(Bucket=s3_bucket, Key=f"a/{pair[0]}", Body=pair[1]), objects.items()))
     measured = Measured("results in a bucket")
-    measured.run("plan", study, "--store", f"s3://{s3_bucket}/a")
+    before = measured.run("plan", study, "--store", f"s3://{s3_bucket}/a")
+    said = measured.run("compact", "--store", f"s3://{s3_bucket}/a")
+    assert f"{CELLS:,} results in snapshots" in said
+    assert measured.run("plan", study, "--store", f"s3://{s3_bucket}/a") == before
     measured.record()
     aggregated(measured, study, f"s3://{s3_bucket}/a", folder / "tables-of-bucket")
     measured.record()
