@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from reinit.attention import Apart, Relative, Together, attention_of
 from reinit.data import Example
+from reinit.dropout import drop
 from reinit.embedding import UsedRows
 from reinit.graphs import Graphs
 from reinit.joined import Weights, joined_weights
@@ -223,7 +224,7 @@ class PackedClassifier(nn.Module):
         return output_BH
 
     def _drop(self, values: Tensor) -> Tensor:
-        return F.dropout(values, self._dropout, self.training)
+        return drop(values, self._dropout) if self.training else values
 
 
 def _project(layer: Layer, weights: Weights, states_NH: Tensor, inputs_BH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
