@@ -86,7 +86,7 @@ class Network:
         self._packed = PackedClassifier(network, self.stack, dropout) if packs(network) else None
         self._pristine = {name: value.clone() for name, value in network.state_dict().items()}
         self._names = [name for name, _ in network.named_parameters() if name not in fresh]
-        self.reset()
+        self._begin()
 
     @classmethod
     def load(cls, model: Model, outputs: int, recipe: Recipe, places: Places) -> Self:
@@ -157,6 +157,10 @@ class Network:
             # Once on its device, since each run begins here.
             self._pristine[name] = self._pristine[name].to(value.device)
             value.copy_(self._pristine[name])
+        self._begin()
+
+    def _begin(self) -> None:
+        """All trainable, no gradients, no treatment."""
         self._network.requires_grad_(True)
         self._network.zero_grad(set_to_none=True)
         self._network.train()
