@@ -131,12 +131,17 @@ def ask(module: str, question: Mapping[str, Any], threads: int) -> tuple[Any, Sp
         return json.loads(answered.read_text(encoding="utf-8")), took
 
 
-def install(*requirements: str) -> None:
+def fetch(*requirements: str) -> None:
     """Install what a peer needs into `PACKAGES`, its own dependencies left out: this project's environment has them."""
     missing = [each for each in requirements if not any(PACKAGES.glob(f"{each.replace('-', '_').replace('==', '-')}*"))]
     if missing:
         command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", str(PACKAGES), *missing]
         subprocess.run(command, check=True)  # noqa: S603  a fixed command
+
+
+def install(*requirements: str) -> None:
+    """The same, for this process too."""
+    fetch(*requirements)
     if str(PACKAGES) not in sys.path:
         sys.path.append(str(PACKAGES))
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import scripts
-from benchmarks.measure import PACKAGES, Spent, ask, epoch_steps
+from benchmarks.measure import Spent, ask, epoch_steps, fetch
 from benchmarks.peers import released
 from benchmarks.peers.job import Answer, Job
 from benchmarks.rows import DATA, FILES, MINILM, SST2_LENGTHS, job_of, task_of, write_lengths
+from benchmarks.step import ACCELERATE
 from benchmarks.table import LINES, Line, render
 from jobs.cell import Cell, Epochs, Model, Recipe, Reinit
 from reinit.batches import training_batches
@@ -51,8 +52,7 @@ def test_the_released_peer_learns_its_rows_and_scores_what_it_saved(places: Plac
 
 
 def test_the_peer_of_the_library_learns_its_rows(places: Places) -> None:
-    if not any(PACKAGES.glob("accelerate-*")):
-        pytest.skip("needs accelerate, which `make bench` installs")
+    fetch(ACCELERATE)
     answer, took = ask("benchmarks.peers.trainer", vars(job_of(cell_of(places, 30), 1, places)), 1)
     assert len(answer["readings"]) == 91
     assert answer["score"] > 0.8
