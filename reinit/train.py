@@ -74,29 +74,47 @@ def train(
     recipe = cell.recipe
     steps = recipe.steps(len(examples))
     form = network.form
-    engine = build_engine(form, form.fit_to(examples, network.groups), recipe, steps, ranks, network.moments)
+    groups = form.fit_to(examples, network.groups)
     try:
-        engine.train()
-        torch.manual_seed(stream_seed(seed, "dropout", ranks.rank))
-        losses = keeper.resume(engine) if keeper else []
-        step = Step(engine, form, cell, ranks)
-        batches = islice(training_batches(examples, recipe, seed), len(losses), None)
-        while together := list(islice(batches, steps_together(ranks.device))):
-            first = len(losses)
-            losses += _finite(torch.stack([step(batch) for batch in together]).tolist(), first)
-            try:
-                wishes = [on_step(done, losses[done - 1]) for done in range(first + 1, len(losses) + 1)]
-            except StoppedError:
-                if keeper:
-                    keeper.save(engine, losses)
-                raise
-            if keeper and any(wishes):
-                keeper.save(engine, losses)
+        engine = build_engine(form, groups, recipe, steps, ranks, network.moments)
+        try:
+            losses = _train(engine, form, examples, cell, seed, ranks, on_step, keeper)
+        finally:
+            close_engine(engine)
     finally:
-        close_engine(engine)
         form.release()
     last_epoch = min(steps, -(-len(examples) // recipe.batch_size))
     return math.fsum(losses[-last_epoch:]) / last_epoch
+
+
+def _train(
+    engine: DeepSpeedEngine,
+    form: Form,
+    examples: Sequence[Example],
+    cell: Cell,
+    seed: int,
+    ranks: Ranks,
+    on_step: OnStep,
+    keeper: Keeper | None,
+) -> list[float]:
+    """All steps; the loss of each."""
+    engine.train()
+    torch.manual_seed(stream_seed(seed, "dropout", ranks.rank))
+    losses = keeper.resume(engine) if keeper else []
+    step = Step(engine, form, cell, ranks)
+    batches = islice(training_batches(examples, cell.recipe, seed), len(losses), None)
+    while together := list(islice(batches, steps_together(ranks.device))):
+        first = len(losses)
+        losses += _finite(torch.stack([step(batch) for batch in together]).tolist(), first)
+        try:
+            wishes = [on_step(done, losses[done - 1]) for done in range(first + 1, len(losses) + 1)]
+        except StoppedError:
+            if keeper:
+                keeper.save(engine, losses)
+            raise
+        if keeper and any(wishes):
+            keeper.save(engine, losses)
+    return losses
 
 
 def steps_together(device: torch.device) -> int:

@@ -138,6 +138,26 @@ def test_runs_leave_nothing_on_the_network_that_outlives_them(
     assert hooks() == before == 0
 
 
+@pytest.mark.parametrize("where", ["reinit.train.build_engine", "reinit.train.Step"])
+def test_whatever_ends_a_run_the_whole_embedding_is_back(
+    network: Network, tokens: TaskTokens, folder: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = tiny_cell(folder)
+    network.prepare(cell, 1)
+    shapes = {name: value.shape for name, value in network.module.state_dict().items()}
+    taken: list[int] = []
+
+    def fails(*_: object) -> None:
+        taken.append(len(network.module.get_input_embeddings().weight))  # type: ignore[operator]
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(where, fails)
+    with pytest.raises(RuntimeError, match="no room"):
+        train(network, tokens.subset(10, 1), cell, 1, RANKS, lambda *_: None)
+    assert {name: value.shape for name, value in network.module.state_dict().items()} == shapes
+    assert taken[0] < max(shape[0] for shape in shapes.values() if shape)
+
+
 def test_an_engine_and_its_optimiser_die_with_their_run(network: Network, tokens: TaskTokens, folder: Path) -> None:
     for seed in (1, 2, 3):
         losses_by_engine(network, tokens.subset(10, 1), tiny_cell(folder), seed)
