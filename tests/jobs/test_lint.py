@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.cell import Epochs, Model, Permute, Probe, Recipe, Reinit, Treatment, Truncate
+from jobs.checks import lint_job
 from jobs.cluster import Cluster
 from jobs.errors import SpecError
 from jobs.finding import Finding, Level
-from jobs.lint import known_version, lint_job, lint_paths, lint_text
+from jobs.lint import known_version, lint_paths, lint_text
 from jobs.manifest import job, to_yaml
 from jobs.rules import QUEUE, Site
 from jobs.schemas import VERSIONS

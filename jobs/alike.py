@@ -1,0 +1,148 @@
+"""Documents like one read before: line by line the same but for a few scalars, so of the same structure.
+
+Law: what is given out is what reading the whole document would give, or nothing. A scalar may differ where it ends its
+line, outside flow style, and is written so plainly that it cannot be read in two ways: in quotes without rare escapes,
+or a word. The Jobs of a study differ in that way, and a comparison of lines takes a hundredth of reading YAML.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import compress, count
+from operator import ne
+from typing import Any, Final, NamedTuple
+
+import yaml
+
+from jobs.finding import Loc
+from jobs.yamlvalues import PLAIN, QUOTED, BadDocument, key_of, scalar
+
+MOST_KEPT: Final = 16
+"""Documents that a new one is compared with at most: those last found alike, and those last read."""
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+=-]*(:[A-Za-z0-9._/@+=-]+)*")
+_DOUBLE = re.compile(r'"[ !#-\[\]-~]*(\\["\\][ !#-\[\]-~]*)*"')
+_SINGLE = re.compile(r"'[ -&(-~]*'")
+
+
+class _Leaf(NamedTuple):
+    """A scalar that ends its line."""
+
+    loc: Loc
+    column: int
+    node: yaml.ScalarNode
+
+
+class Alike(NamedTuple):
+    """What became of a document that is like another."""
+
+    data: Any
+    changed: tuple[Loc, ...]
+    """Paths of the scalars whose text differs; every other value is the very object of the other document."""
+
+
+class Pattern:
+    """One document that was read whole, to compare others with."""
+
+    def __init__(self, lines: Sequence[str], data: Any, node: yaml.Node) -> None:
+        self.lines, self.data, self.node = lines, data, node
+
+    def compare(self, lines: Sequence[str]) -> Alike | None:
+        """The document of these lines, as many as the pattern's, or None where only reading it whole can tell."""
+        changes: list[tuple[Loc, Any]] = []
+        for index in compress(count(), map(ne, self.lines, lines)):
+            leaf = self._leaves.get(index)
+            if leaf is None:
+                return None
+            line, column = lines[index], leaf.column
+            if line[:column] != self.lines[index][:column]:
+                return None
+            value = _value(line[column:], leaf.node)
+            if value is ...:
+                return None
+            changes.append((leaf.loc, value))
+        return Alike(_changed(self.data, changes), tuple(loc for loc, _ in changes))
+
+    @cached_property
+    def _leaves(self) -> dict[int, _Leaf]:
+        """By the index of the line; empty where aliases or merges make one node stand for several values."""
+        seen: set[int] = set()
+        found: dict[int, _Leaf] = {}
+        for loc, node, inline in _nodes(self.node, (), inline=False):
+            if id(node) in seen or "<<" in loc:
+                return {}
+            seen.add(id(node))
+            line, column = node.start_mark.line, node.start_mark.column
+            if inline or not loc or not isinstance(node, yaml.ScalarNode) or node.end_mark.line != line:
+                continue
+            ends = node.end_mark.column == len(self.lines[line])
+            if ends and _value(self.lines[line][column:], node) is not ...:
+                found[line] = _Leaf(loc, column, node)
+        return found
+
+
+class Patterns:
+    """Documents read lately. One object for all files of a check: their Jobs are alike across files too."""
+
+    def __init__(self) -> None:
+        self._kept: list[Pattern] = []
+
+    def find(self, lines: Sequence[str]) -> tuple[Pattern, Alike] | None:
+        """The document of these lines, and the one that it is like."""
+        for index, pattern in enumerate(self._kept):
+            if len(pattern.lines) == len(lines) and (alike := pattern.compare(lines)) is not None:
+                self._kept.insert(0, self._kept.pop(index))
+                return pattern, alike
+        return None
+
+    def keep(self, pattern: Pattern) -> None:
+        """Compare with this one from now on."""
+        self._kept = [pattern, *self._kept[: MOST_KEPT - 1]]
+
+
+def _nodes(node: yaml.Node, loc: Loc, *, inline: bool) -> Iterator[tuple[Loc, yaml.Node, bool]]:
+    """Every value's node, with its path and whether flow style is around it."""
+    yield loc, node, inline
+    if not isinstance(node, yaml.CollectionNode):
+        return
+    inline = inline or bool(node.flow_style)
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _nodes(item, (*loc, index), inline=inline)
+        return
+    for key, value in node.value:
+        yield from _nodes(value, (*loc, key_of(key)), inline=inline)
+
+
+def _value(text: str, like: yaml.ScalarNode) -> Any:
+    """The value of a scalar that stands where another did, in the same style; `...` where that is not certain."""
+    if like.tag == QUOTED:
+        if text[:1] == like.style == '"' and _DOUBLE.fullmatch(text):
+            return json.loads(text)
+        return text[1:-1] if text[:1] == like.style == "'" and _SINGLE.fullmatch(text) else ...
+    if like.tag != PLAIN or not _WORD.fullmatch(text):
+        return ...
+    try:
+        return scalar(yaml.ScalarNode(PLAIN, text, like.start_mark, like.end_mark))
+    except BadDocument:
+        return ...
+
+
+def _changed(data: Any, changes: Sequence[tuple[Loc, Any]]) -> Any:
+    """A copy along the paths of the changes; what they do not touch is shared."""
+    if not changes:
+        return data
+    copies: dict[Loc, Any] = {(): data.copy()}
+    for loc, value in changes:
+        inner = copies[()]
+        for end in range(1, len(loc)):
+            path = loc[:end]
+            below = copies.get(path)
+            if below is None:
+                below = copies[path] = inner[path[-1]] = inner[path[-1]].copy()
+            inner = below
+        inner[loc[-1]] = value
+    return copies[()]
