@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import compress, count
 from operator import ne
@@ -49,12 +49,13 @@ class Pattern:
 
     def __init__(self, lines: Sequence[str], data: Any, node: yaml.Node) -> None:
         self.lines, self.data, self.node = lines, data, node
+        self._plain: dict[int, _Leaf | None] = {}
 
     def compare(self, lines: Sequence[str]) -> Alike | None:
         """The document of these lines, as many as the pattern's, or None where only reading it whole can tell."""
         changes: list[tuple[Loc, Any]] = []
         for index in compress(count(), map(ne, self.lines, lines)):
-            leaf = self._leaves.get(index)
+            leaf = self._leaf(index)
             if leaf is None:
                 return None
             line, column = lines[index], leaf.column
@@ -66,22 +67,38 @@ class Pattern:
             changes.append((leaf.loc, value))
         return Alike(_changed(self.data, changes), tuple(loc for loc, _ in changes))
 
+    def _leaf(self, index: int) -> _Leaf | None:
+        """What may differ in a line."""
+        if index not in self._plain:
+            # Looking for leaves takes as long as half a reading, and a comment is no reason to.
+            leaf = None if self.lines[index].lstrip().startswith("#") else self._leaves.get(index)
+            plain = leaf is not None and _value(self.lines[index][leaf.column :], leaf.node) is not ...
+            self._plain[index] = leaf if plain else None
+        return self._plain[index]
+
     @cached_property
     def _leaves(self) -> dict[int, _Leaf]:
         """By the index of the line; empty where aliases or merges make one node stand for several values."""
         seen: set[int] = set()
         found: dict[int, _Leaf] = {}
-        for loc, node, inline in _nodes(self.node, (), inline=False):
-            if id(node) in seen or "<<" in loc:
-                return {}
-            seen.add(id(node))
-            line, column = node.start_mark.line, node.start_mark.column
-            if inline or not loc or not isinstance(node, yaml.ScalarNode) or node.end_mark.line != line:
-                continue
-            ends = node.end_mark.column == len(self.lines[line])
-            if ends and _value(self.lines[line][column:], node) is not ...:
-                found[line] = _Leaf(loc, column, node)
+        left: list[tuple[Loc, yaml.CollectionNode]] = []
+        if isinstance(self.node, yaml.CollectionNode):
+            left.append(((), self.node))
+        while left:
+            loc, node = left.pop()
+            for key, inner in _entries(node):
+                if id(inner) in seen or key == "<<":
+                    return {}
+                seen.add(id(inner))
+                if isinstance(inner, yaml.CollectionNode):
+                    left.append(((*loc, key), inner))
+                elif isinstance(inner, yaml.ScalarNode) and not node.flow_style and self._ends_its_line(inner):
+                    found[inner.start_mark.line] = _Leaf((*loc, key), inner.start_mark.column, inner)
         return found
+
+    def _ends_its_line(self, node: yaml.ScalarNode) -> bool:
+        line = node.start_mark.line
+        return bool(line == node.end_mark.line and node.end_mark.column == len(self.lines[line]))
 
 
 class Patterns:
@@ -103,18 +120,10 @@ class Patterns:
         self._kept = [pattern, *self._kept[: MOST_KEPT - 1]]
 
 
-def _nodes(node: yaml.Node, loc: Loc, *, inline: bool) -> Iterator[tuple[Loc, yaml.Node, bool]]:
-    """Every value's node, with its path and whether flow style is around it."""
-    yield loc, node, inline
-    if not isinstance(node, yaml.CollectionNode):
-        return
-    inline = inline or bool(node.flow_style)
+def _entries(node: yaml.CollectionNode) -> Iterable[tuple[str | int, yaml.Node]]:
     if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _nodes(item, (*loc, index), inline=inline)
-        return
-    for key, value in node.value:
-        yield from _nodes(value, (*loc, key_of(key)), inline=inline)
+        return enumerate(node.value)
+    return ((key_of(key), inner) for key, inner in node.value)
 
 
 def _value(text: str, like: yaml.ScalarNode) -> Any:

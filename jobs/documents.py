@@ -160,7 +160,7 @@ def _read_yaml(text: str, patterns: Patterns) -> Iterator[Document]:
             pass  # said below, where the reader sees the whole text
         else:
             return
-    for data, node in itertools.islice(_read_whole(text), number, None):
+    for data, node in itertools.islice(read_whole(text), number, None):
         number += 1
         yield Document(data, number, node)
 
@@ -199,7 +199,12 @@ def _read_nodes(text: str) -> Iterator[tuple[Any, yaml.Node]]:
         yield Values().value(node, 0), node
 
 
-def _read_whole(text: str) -> Iterator[tuple[Any, yaml.Node]]:
+def read_whole(text: str) -> Iterator[tuple[Any, yaml.Node]]:
+    """The documents of YAML, null where one is empty, read from end to end: what `read_documents` has to agree with.
+
+    Raises:
+        BadDocument: when the rest cannot be read.
+    """
     try:
         yield from _read_nodes(text)
     except yaml.MarkedYAMLError as error:

@@ -313,7 +313,9 @@ WARNED: list[tuple[str, Callable[[Manifest], Any]]] = [
 
 def test_every_rule_has_its_mistake_in_this_file() -> None:
     folder = Path(lint_job.__code__.co_filename).parent
-    sources = [folder / f"{name}.py" for name in ("documents", "lint", "names", "podrules", "rules", "schemas")]
+    sources = [
+        folder / f"{name}.py" for name in ("documents", "lint", "names", "podrules", "rules", "schemas", "yamlvalues")
+    ]
     named = re.compile(r'(?:refused|warning|BadDocument|_bad)\((?:\w+, )?\s*"([a-z0-9-]+)"')
     known = {rule for path in sources for rule in named.findall(path.read_text(encoding="utf-8"))}
     here = Path(__file__).read_text(encoding="utf-8")
