@@ -1,54 +1,31 @@
 """Manifests as kubectl reads them: YAML streams, JSON, lists, and the line of each value.
 
-Law: a plain scalar becomes what kubectl's reader makes of it (`y`, `on`, `1e5` and `0x10` are not text), a key stands
-once, and what aliases unfold to is bounded. What cannot be read is a `BadDocument` with a line, never a traceback.
-Source: https://github.com/kubernetes-sigs/yaml, which reads YAML 1.1.
+Law: what cannot be read is a `BadDocument` with a line, never a traceback; a document like one before is not read
+again, and comes out the same. What a scalar is worth is in `jobs.yamlvalues`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
 import yaml
 
+from jobs.alike import Pattern, Patterns
 from jobs.finding import Loc
+from jobs.yamlvalues import PLAIN, QUOTED, BadDocument, Values
 
 try:
     from yaml import CSafeLoader as Loader
 except ImportError:  # PyYAML built without libyaml: slower, the same nodes
     from yaml import SafeLoader as Loader  # type: ignore[assignment]
 
-MOST_VALUES: Final = 200_000
-"""Values of one document after aliases are unfolded; an object of the API is at most 1.5 MB."""
-MOST_DEPTH: Final = 100
-MOST_DIGITS: Final = 400
-
-_PLAIN: Final = "plain"
-_QUOTED: Final = "quoted"
-_YAML: Final = "tag:yaml.org,2002:"
-_WORDS: Final[dict[str, bool | None]] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
-    **dict.fromkeys(("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"), False),
-}
-_OCTAL = re.compile(r"[-+]?0[0-7]+")
-_INT = re.compile(r"[-+]?([0-9]+|0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+)")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-
-
-class BadDocument(Exception):  # noqa: N818  a document is bad, the program is not in error
-    """What cannot be read, and where."""
-
-    def __init__(self, rule: str, problem: str, line: int | None, got: str, allowed: str) -> None:
-        super().__init__(problem)
-        self.rule, self.problem, self.line, self.got, self.allowed = rule, problem, line, got, allowed
 
 
 @dataclass(frozen=True)
@@ -59,6 +36,12 @@ class Document:
     number: int
     """From 1, in its file."""
     node: yaml.Node | None = None
+    above: int = 0
+    """Lines above what the node's own lines are counted from."""
+    pattern: Pattern | None = None
+    """The document that this one was compared with; itself where it was the first."""
+    changed: tuple[Loc, ...] = ()
+    """Paths of the scalars whose text is not the pattern's."""
 
     def line(self, loc: Loc) -> int | None:
         """The line of the value at a path, or of the nearest value above it that the file has."""
@@ -71,20 +54,23 @@ class Document:
             if node is None:
                 break
             line = node.start_mark.line
-        return line + 1
+        return self.above + line + 1
 
 
-def read_documents(text: str) -> Iterator[Document]:
+def read_documents(text: str, patterns: Patterns) -> Iterator[Document]:
     """Every object of the text; items of a List one by one.
+
+    Args:
+        text: YAML, or JSON.
+        patterns: documents that those of the text are compared with, and are added to.
 
     Raises:
         BadDocument: when the rest cannot be read; what stands above it has been given out.
     """
     read = _read_json(text) if text.lstrip()[:1] in {"{", "["} else None
-    for number, document in enumerate(_read_yaml(text) if read is None else read, 1):
-        data, node = document
-        if data is not None:
-            yield from _unfolded(Document(data, number, node))
+    for document in _read_yaml(text, patterns) if read is None else read:
+        if document.data is not None:
+            yield from _unfolded(document)
 
 
 def _unfolded(document: Document) -> Iterator[Document]:
@@ -92,7 +78,8 @@ def _unfolded(document: Document) -> Iterator[Document]:
     if isinstance(data, dict) and str(data.get("kind", "")).endswith("List") and isinstance(data.get("items"), list):
         node = None if document.node is None else _child(document.node, "items")
         for index, item in enumerate(data["items"]):
-            yield Document(item, document.number, None if node is None else _child(node, index))
+            inner = None if node is None else _child(node, index)
+            yield Document(item, document.number, inner, document.above)
     else:
         yield document
 
@@ -106,10 +93,10 @@ def _child(node: yaml.Node, part: str | int) -> yaml.Node | None:
     return None
 
 
-def _read_json(text: str) -> list[tuple[Any, None]] | None:
+def _read_json(text: str) -> list[Document] | None:
     """The objects of a JSON stream, or None where it is YAML in flow style."""
     decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
-    found: list[tuple[Any, None]] = []
+    found: list[Document] = []
     end = 0
     while start := re.compile(r"\S").search(text, end):
         try:
@@ -118,7 +105,7 @@ def _read_json(text: str) -> list[tuple[Any, None]] | None:
             return None
         if _HALF.search(text):
             _whole(data)
-        found.append((data, None))
+        found.append(Document(data, len(found) + 1))
     return found
 
 
@@ -154,15 +141,72 @@ class _Nodes(Loader):
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> str:  # noqa: ARG002  the library's signature
         """The tag of a node that names none."""
-        return _PLAIN if kind is yaml.ScalarNode and implicit[0] else _QUOTED
+        return PLAIN if kind is yaml.ScalarNode and implicit[0] else QUOTED
 
 
-def _read_yaml(text: str) -> Iterator[tuple[Any, yaml.Node]]:
+def _read_yaml(text: str, patterns: Patterns) -> Iterator[Document]:
+    """Part by part, where parts can be told apart; from the first error on as a whole, whose words and lines count."""
+    number = 0
+    if not any(each in text for each in _CONTEXT) and not text.startswith(("%", "...")):
+        above = 0
+        try:
+            for part in _parts(text):
+                lines = part.split("\n")
+                for document in _read_part(part, lines, patterns):
+                    number += 1
+                    yield replace(document, number=number, above=above)
+                above += len(lines) - 1
+        except (BadDocument, yaml.YAMLError, RecursionError):
+            pass  # said below, where the reader sees the whole text
+        else:
+            return
+    for data, node in itertools.islice(read_whole(text), number, None):
+        number += 1
+        yield Document(data, number, node)
+
+
+_CONTEXT: Final = ("\n%", "\n...", "\r", "\x85", "\u2028", "\u2029", "\ufeff")
+"""Where one of these is in a text, a part of it does not mean by itself what it means in the whole: directives and ends
+of documents, and breaks of lines that only YAML counts."""
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text, cut before each line that is `---` alone: in column 0 it begins a document wherever it stands."""
+    start = 0
+    while (end := text.find("\n---\n", start)) >= 0:
+        yield text[start : end + 1]
+        start = end + 1
+    yield text[start:]
+
+
+def _read_part(part: str, lines: list[str], patterns: Patterns) -> Iterator[Document]:
+    if (found := patterns.find(lines)) is not None:
+        like, alike = found
+        yield Document(alike.data, 0, like.node, 0, like, alike.changed)
+        return
+    read = list(_read_nodes(part))
+    pattern = Pattern(lines, *read[0]) if len(read) == 1 else None
+    if pattern is not None:
+        patterns.keep(pattern)
+    for data, node in read:
+        yield Document(data, 0, node, 0, pattern)
+
+
+def _read_nodes(text: str) -> Iterator[tuple[Any, yaml.Node]]:
+    loader = _Nodes(text)
+    while loader.check_node():
+        node: Any = loader.get_node()
+        yield Values().value(node, 0), node
+
+
+def read_whole(text: str) -> Iterator[tuple[Any, yaml.Node]]:
+    """The documents of YAML, null where one is empty, read from end to end: what `read_documents` has to agree with.
+
+    Raises:
+        BadDocument: when the rest cannot be read.
+    """
     try:
-        loader = _Nodes(text)
-        while loader.check_node():
-            node: Any = loader.get_node()
-            yield _Values().value(node, 0), node
+        yield from _read_nodes(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
@@ -175,81 +219,3 @@ def _read_yaml(text: str) -> Iterator[tuple[Any, yaml.Node]]:
 def _line_of(text: str, line: int | None) -> str:
     lines = text.splitlines()
     return lines[line - 1].strip()[:200] if line is not None and line <= len(lines) else "the end of the text"
-
-
-class _Values:
-    """The value of one document's node. Not reusable."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def value(self, node: yaml.Node, depth: int) -> Any:
-        self._count += 1
-        if self._count > MOST_VALUES or depth > MOST_DEPTH:
-            got = f"more than {MOST_VALUES:,} values" if depth <= MOST_DEPTH else f"more than {MOST_DEPTH} levels"
-            allowed = f"{MOST_VALUES:,} values, aliases unfolded, and {MOST_DEPTH} levels"
-            raise _bad(node, "too-large", "The document is too large or refers to itself.", got, allowed)
-        if isinstance(node, yaml.ScalarNode):
-            return _scalar(node)
-        if node.tag not in {_QUOTED, f"{_YAML}map", f"{_YAML}seq"}:
-            raise _bad(node, "yaml-tag", "kubectl does not read this tag.", node.tag, "no tag")
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(inner, depth + 1) for inner in node.value]
-        return self._mapping(node, depth)
-
-    def _mapping(self, node: yaml.Node, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        merged: list[yaml.Node] = []
-        for key_node, inner in node.value:
-            if key_node.value == "<<" and key_node.tag == _PLAIN:
-                merged += inner.value if isinstance(inner, yaml.SequenceNode) else [inner]
-                continue
-            key = _key(key_node)
-            if key in found:
-                problem = "A key stands twice; one of the two is lost."
-                raise _bad(key_node, "duplicate-key", problem, key, "each key once")
-            found[key] = self.value(inner, depth + 1)
-        for each in merged:
-            base = self.value(each, depth + 1)
-            if not isinstance(base, dict):
-                raise _bad(each, "yaml-merge", "`<<` merges mappings only.", str(base)[:200], "a mapping")
-            found = {**base, **found}
-        return found
-
-
-def _bad(node: yaml.Node, rule: str, problem: str, got: str, allowed: str) -> BadDocument:
-    return BadDocument(rule, problem, node.start_mark.line + 1, got, allowed)
-
-
-def _key(node: yaml.Node) -> str:
-    if not isinstance(node, yaml.ScalarNode):
-        raise _bad(node, "yaml-key", "A key must be text.", "a list or a mapping", "text")
-    value = _scalar(node)
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _scalar(node: yaml.ScalarNode) -> Any:
-    text: str = node.value
-    if node.tag in {_QUOTED, f"{_YAML}str"}:
-        return text
-    if node.tag != _PLAIN and node.tag not in {f"{_YAML}{name}" for name in ("int", "float", "bool", "null")}:
-        raise _bad(node, "yaml-tag", "kubectl does not read this tag.", node.tag, "no tag")
-    if text in _WORDS:
-        return _WORDS[text]
-    return _number(node, text) if text[0] in "0123456789+-." else text
-
-
-def _number(node: yaml.ScalarNode, text: str) -> Any:
-    plain = text.replace("_", "")
-    if _NOT_FINITE.fullmatch(plain):
-        raise _bad(node, "not-finite", "A number must be finite.", text, "a finite number")
-    if not _INT.fullmatch(plain) and not _FLOAT.fullmatch(plain):
-        return text
-    if len(plain) > MOST_DIGITS:
-        raise _bad(node, "too-large", "A number of too many digits.", text[:50], f"at most {MOST_DIGITS} digits")
-    if _OCTAL.fullmatch(plain):
-        return int(plain, 8)
-    if _INT.fullmatch(plain) and not re.fullmatch(r"[-+]?0[0-9]+", plain):
-        return int(plain, 0)
-    number = float(plain)
-    return number if math.isfinite(number) else text  # beyond a double, kubectl keeps the text

@@ -11,17 +11,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from jobs import podrules, podsecurity, rules
-from jobs.documents import BadDocument, Document, read_documents
+from jobs.alike import Patterns
+from jobs.checks import Checks
+from jobs.documents import Document, read_documents
 from jobs.errors import SpecError
 from jobs.finding import At, Finding, Level
-from jobs.rules import Job, Site
-from jobs.schemas import VERSIONS, check_schema
+from jobs.rules import Site
+from jobs.schemas import VERSIONS
+from jobs.yamlvalues import BadDocument
 
 SUFFIXES: Final = frozenset({".json", ".yaml", ".yml"})
-ALL_RULES: Final = (*rules.RULES, *podrules.RULES, *podsecurity.RULES)
 
 
 @dataclass
@@ -56,33 +57,21 @@ def lint_paths(paths: Iterable[str], site: Site) -> Report:
     Raises:
         SpecError: a path does not exist, cannot be read, or holds no manifests.
     """
-    report = Report()
-    seen: dict[str, str] = {}
+    lint = _Lint(Checks(site))
     for path in paths:
         if path == "-":
-            _lint_bytes(sys.stdin.buffer.read(), "stdin", site, report, seen)
+            lint.data(sys.stdin.buffer.read(), "stdin")
             continue
         for file in _files(Path(path)):
-            _lint_bytes(_bytes(file), str(file), site, report, seen, named=str(file) == str(Path(path)))
-    return report
+            lint.data(_bytes(file), str(file), named=str(file) == str(Path(path)))
+    return lint.report
 
 
 def lint_text(text: str, source: str, site: Site) -> Report:
     """Check the manifests of one text; `source` names it in findings."""
-    report = Report()
-    _lint_bytes(text.encode("utf-8", "surrogatepass"), source, site, report, {})
-    return report
-
-
-def lint_job(job: dict[str, Any], site: Site) -> list[Finding]:
-    """Check one Job, by schema and by every rule; a rule is silent where the schema has spoken."""
-    schema = list(check_schema(job, site.version))
-    spoken = {each.loc for each in schema}
-    view = Job(At(job), site)
-    found = [each for rule in ALL_RULES for each in rule(view)]
-    return schema + [
-        each for each in found if not any(each.loc[:end] in spoken for end in range(len(each.loc) + 1) if spoken)
-    ]
+    lint = _Lint(Checks(site))
+    lint.data(text.encode("utf-8", "surrogatepass"), source)
+    return lint.report
 
 
 def _files(path: Path) -> Sequence[Path]:
@@ -110,19 +99,56 @@ def _bytes(path: Path) -> bytes:
         raise SpecError(f"cannot read {str(path)!r}: {reason}", expected="a file, a folder or -") from error
 
 
-def _lint_bytes(
-    data: bytes, source: str, site: Site, report: Report, seen: dict[str, str], *, named: bool = True
-) -> None:
-    number = 0
-    try:
-        for document in read_documents(_decoded(data)):
-            number = document.number
-            for each in _lint_document(document, source, site, report, seen, named=named):
-                line = document.line(each.loc)
-                report.findings.append(replace(each, file=source, document=number, line=line))
-    except BadDocument as bad:
-        finding = Finding(Level.REFUSED, bad.rule, (), bad.problem, bad.got, bad.allowed, "what follows was not read")
-        report.findings.append(replace(finding, file=source, document=number + 1, line=bad.line))
+@dataclass
+class _Lint:
+    """One check of any number of files."""
+
+    checks: Checks
+    report: Report = field(default_factory=Report)
+    patterns: Patterns = field(default_factory=Patterns)
+    seen: dict[str, str] = field(default_factory=dict)
+    """Where each name of a Job stood first."""
+
+    def data(self, data: bytes, source: str, *, named: bool = True) -> None:
+        """Check the manifests of one file; `named` where it was asked for by its own name."""
+        number = 0
+        try:
+            for document in read_documents(_decoded(data), self.patterns):
+                number = document.number
+                for each in self._document(document, source, named=named):
+                    line = document.line(each.loc)
+                    self.report.findings.append(replace(each, file=source, document=number, line=line))
+        except BadDocument as bad:
+            finding = Finding(
+                Level.REFUSED, bad.rule, (), bad.problem, bad.got, bad.allowed, "what follows was not read"
+            )
+            self.report.findings.append(replace(finding, file=source, document=number + 1, line=bad.line))
+
+    def _document(self, document: Document, source: str, *, named: bool) -> Iterator[Finding]:
+        at = At(document.data)
+        if not isinstance(document.data, dict):
+            yield at.refused("object", "This is no object of Kubernetes.", "a mapping with apiVersion and kind")
+            return
+        if Path(source).stem == "kustomization" and at["kind"].text in {"", "Kustomization", "Component"}:
+            self.report.skipped["Kustomization"] += 1
+            return
+        if not named and not at["apiVersion"].present and not at["kind"].present:
+            self.report.skipped["file that is no object"] += 1
+            return
+        for key in ("apiVersion", "kind"):
+            if not at[key].text:
+                yield at[key].refused(
+                    "object", f"An object of Kubernetes says its {key}.", "text, for example batch/v1, Job"
+                )
+                return
+        group, _, _ = at["apiVersion"].text.rpartition("/")
+        if at["kind"].text != "Job" or group not in {"", "batch"}:
+            self.report.skipped[at["kind"].text] += 1
+            return
+        self.report.jobs += 1
+        name = _name(at["metadata"])
+        for each in (*self.checks.of(document), *_twice(at, name, source, self.seen)):
+            yield replace(each, name=name)
 
 
 def _decoded(data: bytes) -> str:
@@ -132,35 +158,6 @@ def _decoded(data: bytes) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         problem = "The file is not UTF-8 text."
         raise BadDocument("utf-8", problem, line, f"byte 0x{data[error.start]:02x}", "UTF-8") from error
-
-
-def _lint_document(
-    document: Document, source: str, site: Site, report: Report, seen: dict[str, str], *, named: bool
-) -> Iterator[Finding]:
-    at = At(document.data)
-    if not isinstance(document.data, dict):
-        yield at.refused("object", "This is no object of Kubernetes.", "a mapping with apiVersion and kind")
-        return
-    if Path(source).stem == "kustomization" and at["kind"].text in {"", "Kustomization", "Component"}:
-        report.skipped["Kustomization"] += 1
-        return
-    if not named and not at["apiVersion"].present and not at["kind"].present:
-        report.skipped["file that is no object"] += 1
-        return
-    for key in ("apiVersion", "kind"):
-        if not at[key].text:
-            yield at[key].refused(
-                "object", f"An object of Kubernetes says its {key}.", "text, for example batch/v1, Job"
-            )
-            return
-    group, _, _ = at["apiVersion"].text.rpartition("/")
-    if at["kind"].text != "Job" or group not in {"", "batch"}:
-        report.skipped[at["kind"].text] += 1
-        return
-    report.jobs += 1
-    name = _name(at["metadata"])
-    for each in (*lint_job(document.data, site), *_twice(at, name, source, seen)):
-        yield replace(each, name=name)
 
 
 def _name(metadata: At) -> str:

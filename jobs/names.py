@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 from jobs.finding import At, Finding
@@ -15,6 +16,9 @@ from jobs.finding import At, Finding
 MOST_LABEL: Final = 63
 MOST_SUBDOMAIN: Final = 253
 MOST_ANNOTATIONS: Final = 256 * 1024
+
+MOST_REMEMBERED: Final = 10_000
+"""Texts whose answer is kept: the labels of one Job stand in the next."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
@@ -25,21 +29,25 @@ _LABEL_VALUE: Final = "empty, or at most 63 of A-Z, a-z, 0-9, -, _ and ., beginn
 _QUALIFIED: Final = "[prefix/]name: the name like a label's value, the prefix a DNS name of at most 253 characters"
 
 
+@lru_cache(MOST_REMEMBERED)
 def dns_label(text: str) -> str:
     """What a DNS label may be, where the text is none."""
     return "" if len(text) <= MOST_LABEL and _LABEL.fullmatch(text) else _DNS_LABEL
 
 
+@lru_cache(MOST_REMEMBERED)
 def dns_subdomain(text: str) -> str:
     """What a DNS subdomain may be, where the text is none."""
     return "" if len(text) <= MOST_SUBDOMAIN and _SUBDOMAIN.fullmatch(text) else _DNS_SUBDOMAIN
 
 
+@lru_cache(MOST_REMEMBERED)
 def label_value(text: str) -> str:
     """What the value of a label may be, where the text is none."""
     return "" if not text or (len(text) <= MOST_LABEL and _VALUE.fullmatch(text)) else _LABEL_VALUE
 
 
+@lru_cache(MOST_REMEMBERED)
 def qualified_name(text: str) -> str:
     """What the key of a label may be, where the text is none."""
     prefix, slash, name = text.rpartition("/")

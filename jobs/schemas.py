@@ -65,6 +65,13 @@ def check_schema(job: dict[str, Any], version: str) -> Iterator[Finding]:
             yield at.refused("schema", "The value is outside its bounds.", error.message)
 
 
+@cache
+def any_text(loc: Loc, version: str) -> bool:
+    """Whether the schema takes whatever text stands at a path."""
+    schema = _schema_at(loc, version)
+    return set(schema) == {"type"} and "string" in _types(schema)
+
+
 def _unknown(at: At, name: str, known: list[str], version: str) -> Finding:
     near = get_close_matches(name, known, 1)
     later = [

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.cell import Epochs, Model, Permute, Probe, Recipe, Reinit, Treatment, Truncate
+from jobs.checks import lint_job
 from jobs.cluster import Cluster
 from jobs.errors import SpecError
 from jobs.finding import Finding, Level
-from jobs.lint import known_version, lint_job, lint_paths, lint_text
+from jobs.lint import known_version, lint_paths, lint_text
 from jobs.manifest import job, to_yaml
 from jobs.rules import QUEUE, Site
 from jobs.schemas import VERSIONS
@@ -312,7 +313,9 @@ WARNED: list[tuple[str, Callable[[Manifest], Any]]] = [
 
 def test_every_rule_has_its_mistake_in_this_file() -> None:
     folder = Path(lint_job.__code__.co_filename).parent
-    sources = [folder / f"{name}.py" for name in ("documents", "lint", "names", "podrules", "rules", "schemas")]
+    sources = [
+        folder / f"{name}.py" for name in ("documents", "lint", "names", "podrules", "rules", "schemas", "yamlvalues")
+    ]
     named = re.compile(r'(?:refused|warning|BadDocument|_bad)\((?:\w+, )?\s*"([a-z0-9-]+)"')
     known = {rule for path in sources for rule in named.findall(path.read_text(encoding="utf-8"))}
     here = Path(__file__).read_text(encoding="utf-8")
