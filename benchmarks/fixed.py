@@ -5,16 +5,18 @@
 The process is the released recipe's, from the start of Python to its first step (imports, model, tokens of 500 rows),
 or this project's own. In a warm worker it is all of a run that is neither a step nor scoring: weights restored and
 redrawn, the engine built, rows and their order, the result. Timed from the call to the first step's end and from the
-last step's end to the return, less one steady step. One row is scored, which is left in.
+last step's end to the return, less a steady step of as many tokens and the scoring of the one row.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.measure import Spent, ask, median
 from benchmarks.ours import Run, timed_runs
@@ -37,8 +39,9 @@ def _lines(options: argparse.Namespace, layers: tuple[int, ...]) -> list[Line]:
         cell = Cell(model=MINILM, task=task_of(folder), size=500, treatment=Reinit(layers=layers), recipe=recipe)
         # The first run of a worker warms it, and the second collects what that left.
         timed, took = timed_runs(cell, list(range(1, runs + 3)), folder, options.threads)
-        ours = median(_fixed(run) for run in timed[2:])
-        own = took - (timed[-1].ended - timed[0].began) + _fixed(timed[0])
+        fixed = _fixed(timed)
+        ours = median(fixed[2:])
+        own = took - (timed[-1].ended - timed[0].began) + fixed[0]
         question = {**vars(job_of(cell, 1, Places({DATA: folder}))), "most_steps": 1}
         cold = []
         for _ in range(1 if options.quick else 3):
@@ -53,14 +56,19 @@ def _lines(options: argparse.Namespace, layers: tuple[int, ...]) -> list[Line]:
     ]
 
 
-def _fixed(run: Run) -> Spent:
-    """Of one run."""
-    between = [after - before for before, after in pairwise(run.steps)]
-    # The first is left out of both: it is where memory is asked for.
-    steady = Spent(
-        *(statistics.median(clock) for clock in zip(*((each.cpu, each.wall) for each in between), strict=True))
-    )
-    return run.steps[0] - run.began + (run.ended - run.steps[-1]) - steady
+def _fixed(runs: Sequence[Run]) -> list[Spent]:
+    """Of each run. What its first step is by itself comes from the others, as a line in their tokens."""
+    tokens = [each for run in runs for each in run.tokens[1:]]
+    took = [after - before for run in runs for before, after in pairwise(run.steps)]
+    lines = [np.polyfit(tokens, clock, 1) for clock in ([each.cpu for each in took], [each.wall for each in took])]
+    return [
+        run.steps[0]
+        - run.began
+        + (run.ended - run.steps[-1])
+        - run.scoring
+        - Spent(*(float(np.polyval(line, run.tokens[0])) for line in lines))
+        for run in runs
+    ]
 
 
 if __name__ == "__main__":

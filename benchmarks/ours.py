@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import reinit.run
+import reinit.train
 from benchmarks.measure import Spent, ask, reading
 from benchmarks.rows import DATA
 from jobs.cell import Cell
+from reinit.data import Example
 from reinit.places import Places
 from reinit.worker import Worker
 
@@ -21,6 +26,10 @@ class Run:
     began: Spent
     steps: list[Spent]
     """After each step."""
+    tokens: list[int]
+    """Of each step."""
+    scoring: Spent
+    """What scoring took."""
     ended: Spent
 
 
@@ -32,7 +41,14 @@ def timed_runs(cell: Cell, seeds: list[int], folder: Path, threads: int) -> tupl
     question = {"cell": cell.model_dump(mode="json"), "seeds": seeds, "folder": str(folder)}
     answer, took = ask("benchmarks.ours", question, threads)
     runs = [
-        Run(Spent(*each["began"]), [Spent(*step) for step in each["steps"]], Spent(*each["ended"])) for each in answer
+        Run(
+            Spent(*each["began"]),
+            [Spent(*step) for step in each["steps"]],
+            each["tokens"],
+            Spent(*each["scoring"]),
+            Spent(*each["ended"]),
+        )
+        for each in answer
     ]
     return runs, took
 
@@ -44,14 +60,35 @@ def main() -> None:
     cell = Cell.model_validate(question["cell"])
     worker = Worker(Places({DATA: Path(question["folder"])}))
     worker.check([cell])
-    answer = []
+    answer: list[dict[str, Any]] = []
+    scoring: list[Spent] = []
+    score = reinit.run._predict  # noqa: SLF001  nobody else asks when scoring begins
+
+    def timed(*arguments: Any) -> Any:
+        before = reading()
+        logits = score(*arguments)
+        scoring.append(reading() - before)
+        return logits
+
+    batches, tokens = reinit.train.training_batches, list[int]()
+
+    def counted(*arguments: Any) -> Iterator[list[Example]]:
+        for batch in batches(*arguments):
+            tokens.append(sum(len(example.input_ids) for example in batch))
+            yield batch
+
+    reinit.run._predict = timed  # type: ignore[assignment]  # noqa: SLF001
+    reinit.train.training_batches = counted
     for seed in question["seeds"]:
         steps: list[Spent] = []
+        tokens.clear()
         began = reading()
         worker.run(cell, seed, lambda *_, steps=steps: steps.append(reading()))
         ended = reading()
-        pairs = [[each.cpu, each.wall] for each in (began, *steps, ended)]
-        answer.append({"began": pairs[0], "steps": pairs[1:-1], "ended": pairs[-1]})
+        pairs = [[each.cpu, each.wall] for each in (began, *steps, scoring[-1], ended)]
+        answer.append(
+            {"began": pairs[0], "steps": pairs[1:-2], "tokens": tokens[:], "scoring": pairs[-2], "ended": pairs[-1]}
+        )
     answered.write_text(json.dumps(answer), encoding="utf-8")
 
 
