@@ -14,6 +14,7 @@ import reinit.train
 from benchmarks.measure import Spent, ask, reading
 from benchmarks.rows import DATA
 from jobs.cell import Cell
+from reinit.batches import training_batches
 from reinit.data import Example
 from reinit.places import Places
 from reinit.worker import Worker
@@ -70,15 +71,15 @@ def main() -> None:
         scoring.append(reading() - before)
         return logits
 
-    batches, tokens = reinit.train.training_batches, list[int]()
+    tokens: list[int] = []
 
     def counted(*arguments: Any) -> Iterator[list[Example]]:
-        for batch in batches(*arguments):
+        for batch in training_batches(*arguments):
             tokens.append(sum(len(example.input_ids) for example in batch))
             yield batch
 
     reinit.run._predict = timed  # type: ignore[assignment]  # noqa: SLF001
-    reinit.train.training_batches = counted
+    reinit.train.training_batches = counted  # type: ignore[assignment, attr-defined]
     for seed in question["seeds"]:
         steps: list[Spent] = []
         tokens.clear()
