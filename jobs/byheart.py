@@ -17,9 +17,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from jobs.cell import Cell, canonical
+from jobs.cell import Cell, Model, Recipe, Treatment, canonical
 from jobs.found import Verified
 from jobs.result import LARGEST_SCORE, Provenance, RunResult
+from jobs.tasks import Task
 
 _FIELDS: Final = set(RunResult.model_fields)
 _LARGEST_SEED: Final = 2**32 - 1
@@ -65,7 +66,7 @@ def known_of(cell: Cell) -> Known:
     validation_rows = dict(zip(task.splits, task.validation_rows, strict=True))
     metrics = tuple(sorted(f"{split}/{metric}" for split in task.splits for metric in task.metrics))
     return Known(
-        head=b'{"cell":' + canonical(cell.model_dump(mode="json")) + f',"digest":"{cell.digest}"'.encode(),
+        head=b'{"cell":' + _written(cell) + f',"digest":"{cell.digest}"'.encode(),
         cell=cell,
         metrics=metrics,
         form=_form(metrics),
@@ -74,6 +75,19 @@ def known_of(cell: Cell) -> Known:
         validation_rows=validation_rows,
         said=(str(cell.steps), f'"train_rows":{cell.rows},"validation_rows":{canonical(validation_rows).decode()}'),
     )
+
+
+def _written(cell: Cell) -> bytes:
+    """Canonical JSON of a cell; of its parts, which cells have in common, each is written once."""
+    parts = {"model": cell.model, "recipe": cell.recipe, "task": cell.task, "treatment": cell.treatment}
+    fields = {name: _part(value) for name, value in parts.items()}
+    fields |= {name: canonical(getattr(cell, name)) for name in Cell.model_fields if name not in parts}
+    return b"{" + b",".join(b'"%s":%s' % (name.encode(), fields[name]) for name in sorted(fields)) + b"}"
+
+
+@lru_cache(1024)
+def _part(value: Model | Recipe | Task | Treatment) -> bytes:
+    return canonical(value.model_dump(mode="json"))
 
 
 @lru_cache(256)
