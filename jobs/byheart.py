@@ -15,14 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel
 
 from jobs.cell import Cell, Model, Recipe, Treatment, canonical
 from jobs.found import Verified
 from jobs.result import LARGEST_SCORE, Provenance, RunResult
 from jobs.tasks import Task
 
-_FIELDS: Final = set(RunResult.model_fields)
+M = TypeVar("M", bound=BaseModel)
+
+_FIELDS: Final[dict[type[BaseModel], set[str]]] = {kind: set(kind.model_fields) for kind in (RunResult, Provenance)}
+
 _LARGEST_SEED: Final = 2**32 - 1
 _NUMBER: Final = r"(-?[0-9]+(?:\.[0-9]+)?(?:e[+-][0-9]+)?)"
 # Without a fraction, or with one of six digits that are not all zero: as pydantic writes it.
@@ -62,32 +67,38 @@ class Line:
 
 def known_of(cell: Cell) -> Known:
     """What there is to know of a cell."""
-    task = cell.task
-    validation_rows = dict(zip(task.splits, task.validation_rows, strict=True))
-    metrics = tuple(sorted(f"{split}/{metric}" for split in task.splits for metric in task.metrics))
+    metrics, form, validation_rows, written_rows = _of_task(cell.task)
+    rows, steps = cell.rows, cell.steps
     return Known(
-        head=b'{"cell":' + _written(cell) + f',"digest":"{cell.digest}"'.encode(),
+        head=b'{"cell":%s,"digest":"%s"' % (_written(cell), cell.digest.encode()),
         cell=cell,
         metrics=metrics,
-        form=_form(metrics),
-        steps=cell.steps,
-        train_rows=cell.rows,
+        form=form,
+        steps=steps,
+        train_rows=rows,
         validation_rows=validation_rows,
-        said=(str(cell.steps), f'"train_rows":{cell.rows},"validation_rows":{canonical(validation_rows).decode()}'),
+        said=(str(steps), f'"train_rows":{rows},"validation_rows":{written_rows}'),
     )
+
+
+@lru_cache(1024)
+def _of_task(task: Task) -> tuple[tuple[str, ...], re.Pattern[str], dict[str, int], str]:
+    metrics = tuple(sorted(f"{split}/{metric}" for split in task.splits for metric in task.metrics))
+    validation_rows = dict(zip(task.splits, task.validation_rows, strict=True))
+    return metrics, _form(metrics), validation_rows, canonical(validation_rows).decode()
 
 
 def _written(cell: Cell) -> bytes:
     """Canonical JSON of a cell; of its parts, which cells have in common, each is written once."""
     parts = {"model": cell.model, "recipe": cell.recipe, "task": cell.task, "treatment": cell.treatment}
     fields = {name: _part(value) for name, value in parts.items()}
-    fields |= {name: canonical(getattr(cell, name)) for name in Cell.model_fields if name not in parts}
-    return b"{" + b",".join(b'"%s":%s' % (name.encode(), fields[name]) for name in sorted(fields)) + b"}"
+    fields |= {name: json.dumps(getattr(cell, name)) for name in Cell.model_fields if name not in parts}
+    return ("{" + ",".join(f'"{name}":{fields[name]}' for name in sorted(fields)) + "}").encode()
 
 
 @lru_cache(1024)
-def _part(value: Model | Recipe | Task | Treatment) -> bytes:
-    return canonical(value.model_dump(mode="json"))
+def _part(value: Model | Recipe | Task | Treatment) -> str:
+    return canonical(value.model_dump(mode="json")).decode()
 
 
 @lru_cache(256)
@@ -182,11 +193,22 @@ def _results(lines: Sequence[Line], read: Sequence[tuple[str, ...]]) -> list[Ver
     return made
 
 
+def moved(provenance: Provenance, host: str) -> Provenance:
+    """The same on another host."""
+    return _unchecked(Provenance, {**provenance.__dict__, "host": host})
+
+
 def made_of(values: dict[str, Any]) -> RunResult:
-    """A result of values that need no validation, made the way that a copy is."""
-    made = RunResult.__new__(RunResult)
-    object.__setattr__(made, "__dict__", values)
-    object.__setattr__(made, "__pydantic_fields_set__", _FIELDS)
-    object.__setattr__(made, "__pydantic_extra__", None)
-    object.__setattr__(made, "__pydantic_private__", None)
+    """A result of values that need no validation."""
+    return _unchecked(RunResult, values)
+
+
+def _unchecked(kind: type[M], values: dict[str, Any]) -> M:
+    """Made the way that a copy is."""
+    made = kind.__new__(kind)
+    set_ = object.__setattr__
+    set_(made, "__dict__", values)
+    set_(made, "__pydantic_fields_set__", _FIELDS[kind])
+    set_(made, "__pydantic_extra__", None)
+    set_(made, "__pydantic_private__", None)
     return made

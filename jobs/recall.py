@@ -8,6 +8,7 @@ bytes, they are in the one form that results are written in, with nothing beside
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -15,13 +16,16 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from jobs.byheart import Known, Line, by_heart, known_of, made_of
+from jobs.byheart import Known, Line, by_heart, known_of, made_of, moved
 from jobs.cell import Cell, canonical
 from jobs.found import NotVerifiedError, Verified, verify
 from jobs.result import Provenance, RunResult
 
 _PROVENANCE: Final = b',"provenance":'
 _SCHEMA: Final = b',"schema_version":1,'
+
+_HOST: Final = re.compile(rb',"host":"([A-Za-z0-9_.-]*)"')
+"""A host that JSON writes as it is. Before it there are only texts, in which a quote is never without a backslash."""
 
 MOST_KNOWN: Final = 4096
 """Cells, and provenances, that are remembered at a time. Keys come sorted, so the results of a cell come together."""
@@ -38,6 +42,7 @@ class Recall:
         self._given = cells
         self._cells: dict[str, Known] = {}
         self._provenances: dict[bytes, Provenance] = {}
+        self._elsewhere: dict[tuple[bytes, bytes], Provenance] = {}
 
     def verify(self, key: str, data: bytes) -> Verified:
         """What `jobs.found.verify` gives.
@@ -90,15 +95,19 @@ class Recall:
     def _provenance(self, data: bytes) -> Provenance | None:
         """What these bytes are the one form of; None where they are of nothing."""
         if (provenance := self._provenances.get(data)) is None:
-            try:
-                provenance = Provenance.model_validate_json(data, strict=True)
-            except ValidationError:
+            host = _HOST.search(data)
+            without = None if host is None else (data[: host.start(1)], data[host.end(1) :])
+            if host and without in self._elsewhere:
+                provenance = moved(self._elsewhere[without], host[1].decode())
+            elif (provenance := _provenance(data)) is None:
                 return None
-            if canonical(provenance.model_dump(mode="json")) != data:
-                return None
-            if len(self._provenances) >= MOST_KNOWN:
-                self._provenances.clear()
+            for remembered in (self._provenances, self._elsewhere):
+                if len(remembered) >= MOST_KNOWN:
+                    remembered.clear()
             self._provenances[data] = provenance
+            # A host with a letter that JSON writes in another way is none of those that take another's place.
+            if without and host and host[1].decode() == provenance.host:
+                self._elsewhere[without] = provenance
         return provenance
 
     def _line(self, key: str, data: bytes) -> Line | None:
@@ -114,3 +123,11 @@ class Recall:
         if provenance is None:
             return None
         return Line(key, data, known, provenance, (data[head:begin] + b"\t" + data[end:]).decode("latin-1"))
+
+
+def _provenance(data: bytes) -> Provenance | None:
+    try:
+        provenance = Provenance.model_validate_json(data, strict=True)
+    except ValidationError:
+        return None
+    return provenance if canonical(provenance.model_dump(mode="json")) == data else None
