@@ -123,7 +123,8 @@ def _frame(
     provenances: dict[int, Provenance] = {}
     of_cell: list[int] = []
     results: list[RunResult | DivergedRun | None] = []
-    runs: dict[str, list[Any]] = {"seed": [], "planned": [], "status": []}
+    statuses: list[State] = []
+    runs: dict[str, list[Any]] = {"seed": [], "planned": [], "status": statuses}
     reasons: dict[int, str] = {}
     for entry in planned:
         digest = entry.cell.digest
@@ -131,7 +132,11 @@ def _frame(
         attempts = failures.get(digest, Failures()).records
         named = study if isinstance(study, str) else study[digest]
         asked = set(entry.seeds)
-        for seed in dict.fromkeys([*entry.seeds, *sorted(has.done)]):
+        seeds = dict.fromkeys([*entry.seeds, *sorted(has.done)])
+        runs["seed"] += seeds
+        runs["planned"] += [seed in asked for seed in seeds]
+        of_cell += [len(cells)] * len(seeds)
+        for seed in seeds:
             # Where results contradict each other there is none.
             result = has.results.get(seed)
             status = has.state(seed, attempts) if result is None else result.status
@@ -141,10 +146,7 @@ def _frame(
                 reasons[len(results)] = _diverged(result)
             if result is not None:
                 provenances.setdefault(id(result.provenance), result.provenance)
-            runs["seed"].append(seed)
-            runs["planned"].append(seed in asked)
-            runs["status"].append(status)
-            of_cell.append(len(cells))
+            statuses.append(status)
             results.append(result)
         cells.append({"study": named, "families": entry.families} | _cell_columns(entry.cell))
     places = {known: place for place, known in enumerate(provenances)}

@@ -1,9 +1,9 @@
 """`by_heart`: results of known cells and provenances, verified by column.
 
 Law: what is given here, `jobs.found.verify` gives too; of whatever is odd nothing is said, and that is for `verify`.
-Without its cell and its provenance a result is a short line, of which the form is known but for some numbers, a time and
-a hash. A line of that form, with each number and time written in the one way that they are, is the only way to write
-that result: no field besides, none twice, none in another order.
+Without its cell and its provenance a result is a short line, of which the form is known but for some numbers, a time
+and a hash. A line of that form, with each number and time written in the one way that they are, is the only way to
+write that result: no field besides, none twice, none in another order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -41,6 +41,7 @@ class Known:
     head: bytes
     """The object up to and with its digest."""
     cell: Cell
+    digest: str
     metrics: tuple[str, ...]
     """Names of the task's metrics, in the order of canonical JSON."""
     form: re.Pattern[str]
@@ -53,8 +54,7 @@ class Known:
     """`steps`, and both kinds of rows, as a line has them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A result without what is known of it."""
 
     key: str
@@ -72,6 +72,7 @@ def known_of(cell: Cell) -> Known:
     return Known(
         head=b'{"cell":%s,"digest":"%s"' % (_written(cell), cell.digest.encode()),
         cell=cell,
+        digest=cell.digest,
         metrics=metrics,
         form=form,
         steps=steps,
@@ -157,54 +158,41 @@ def _results(lines: Sequence[Line], read: Sequence[tuple[str, ...]]) -> list[Ver
         return None
     sha256 = hashlib.sha256
     made: list[Verified | None] = []
-    for line, number, text, hash_, values, loss_, gpu_, wall_, time in zip(
+    for (key, data, known, provenance, _), number, text, hash_, values, loss_, gpu_, wall_, time in zip(
         lines, seeds, measured, predictions, zip(*metrics, strict=True),
         train_loss, gpu_seconds, wall_seconds, finished_at, strict=True,
     ):  # fmt: skip
-        known = line.known
-        science = sha256(f'{{"metrics":{text},"predictions":"{hash_}","status":"done"}}'.encode()).hexdigest()[:12]
-        digest = known.cell.digest
-        if line.key != f"runs/{digest}/{number}.{science}.{sha256(line.data).hexdigest()[:12]}.json":
+        science = sha256(f'{{"metrics":{text},"predictions":"{hash_}","status":"done"}}'.encode()).hexdigest()
+        if key != f"runs/{known.digest}/{number}.{science[:12]}.{sha256(data).hexdigest()[:12]}.json":
             return None
-        made.append(
-            Verified(
-                line.key,
-                made_of(
-                    {
-                        "schema_version": 1,
-                        "cell": known.cell,
-                        "digest": digest,
-                        "seed": number,
-                        "wall_seconds": wall_,
-                        "gpu_seconds": gpu_,
-                        "finished_at": time,
-                        "provenance": line.provenance,
-                        "status": "done",
-                        "metrics": dict(zip(known.metrics, values, strict=True)),
-                        "validation_rows": known.validation_rows,
-                        "train_rows": known.train_rows,
-                        "steps": known.steps,
-                        "train_loss": loss_,
-                        "predictions": hash_,
-                    }
-                ),
-            )
-        )
+        result = {
+            "schema_version": 1,
+            "cell": known.cell,
+            "digest": known.digest,
+            "seed": number,
+            "wall_seconds": wall_,
+            "gpu_seconds": gpu_,
+            "finished_at": time,
+            "provenance": provenance,
+            "status": "done",
+            "metrics": dict(zip(known.metrics, values, strict=True)),
+            "validation_rows": known.validation_rows,
+            "train_rows": known.train_rows,
+            "steps": known.steps,
+            "train_loss": loss_,
+            "predictions": hash_,
+        }
+        made.append(Verified(key, unchecked(RunResult, result)))
     return made
 
 
 def moved(provenance: Provenance, host: str) -> Provenance:
     """The same on another host."""
-    return _unchecked(Provenance, {**provenance.__dict__, "host": host})
+    return unchecked(Provenance, {**provenance.__dict__, "host": host})
 
 
-def made_of(values: dict[str, Any]) -> RunResult:
-    """A result of values that need no validation."""
-    return _unchecked(RunResult, values)
-
-
-def _unchecked(kind: type[M], values: dict[str, Any]) -> M:
-    """Made the way that a copy is."""
+def unchecked(kind: type[M], values: dict[str, Any]) -> M:
+    """A value of fields that need no validation, made the way that a copy is."""
     made = kind.__new__(kind)
     set_ = object.__setattr__
     set_(made, "__dict__", values)

@@ -16,7 +16,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from jobs.byheart import Known, Line, by_heart, known_of, made_of, moved
+from jobs.byheart import Known, Line, by_heart, known_of, moved, unchecked
 from jobs.cell import Cell, canonical
 from jobs.found import NotVerifiedError, Verified, verify
 from jobs.result import Provenance, RunResult
@@ -90,7 +90,7 @@ class Recall:
         known = self._known(result.digest) or self._learn(result.cell)
         provenance = self._provenance(canonical(result.provenance.model_dump(mode="json"))) or result.provenance
         # However many results of one cell come, the cell is in memory once.
-        return Verified(key, made_of({**result.__dict__, "cell": known.cell, "provenance": provenance}))
+        return Verified(key, unchecked(RunResult, {**result.__dict__, "cell": known.cell, "provenance": provenance}))
 
     def _provenance(self, data: bytes) -> Provenance | None:
         """What these bytes are the one form of; None where they are of nothing."""

@@ -44,7 +44,7 @@ def survey(objects: PatientObjects, digests: Collection[str], recall: Recall) ->
     left: set[str] = set()
     strays: list[Damaged] = []
     for key in objects.keys("runs/"):
-        if key.split("/")[1] in read:
+        if key[69:70] == "/" and key[5:69] in read:
             left.add(key)
         elif not _OF_A_CELL.fullmatch(key):
             strays.append(Damaged(key, "it is under no cell's digest"))
