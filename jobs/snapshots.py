@@ -14,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any, Final
@@ -35,6 +37,8 @@ GROUP_BYTES: Final = 2**24
 """The same, where results are far larger than usual; each has at most a megabyte."""
 MOST_GROUP_BYTES: Final = 2**26
 """What claims to be more was not written here."""
+AHEAD: Final = 5_000
+"""A snapshot of so many is read while the results are still being listed; a listing of fewer is soon over."""
 WORTH: Final = 200
 """A snapshot is read where one in so many of its results may be wanted: a request takes as long as unpacking these."""
 
@@ -50,6 +54,7 @@ class Snapshots:
     def __init__(self, objects: PatientObjects, recall: Recall) -> None:
         self._objects = objects
         self._recall = recall
+        self._read: set[str] = set()
 
     def keys(self, foreign: list[Damaged]) -> list[str]:
         """Keys of snapshots, those of the most results first; `foreign` takes up what else is among them.
@@ -60,6 +65,21 @@ class Snapshots:
         listed = self._objects.keys(PREFIX)
         foreign += [Damaged(key, "the name is no snapshot's") for key in listed if not KEY.fullmatch(key)]
         return sorted((key for key in listed if KEY.fullmatch(key)), key=lambda key: (-rows_in(key), key))
+
+    def ahead(self, digests: Collection[str]) -> Iterator[Verified]:
+        """What large snapshots have of these cells, before it is known what is listed: so it is for the listing to say
+        which of it exists. Nothing is an error, and nothing named: what is wrong with a snapshot is met by `supply`.
+        """
+        if not can_read():
+            return
+        with suppress(ConfigurationError, TransientError):
+            for key in self.keys([]):
+                if AHEAD <= rows_in(key) <= len(digests) * WORTH:
+                    wrong: list[Damaged] = []
+                    for rows in self._groups(key, _OfCells(digests), wrong):
+                        yield from self._recall.those_verified(rows)
+                    if not wrong:
+                        self._read.add(key)
 
     def supply(self, wanted: set[str], damaged: list[Damaged]) -> Iterator[Verified]:
         """The results under `wanted`, as far as snapshots have them; each is taken out of `wanted` first.
@@ -83,7 +103,9 @@ class Snapshots:
             missing = "pyarrow, which reads snapshots, is not installed: pip install 'partial-reinit[aggregate]'"
             damaged.append(Damaged(PREFIX, missing))
             return
-        seen: set[str] = set()
+        # What was read ahead has nothing more to give.
+        seen = set(self._read)
+        keys = [key for key in keys if key not in seen]
         while keys:
             seen.add(key := keys.pop(0))
             if len(wanted) * WORTH < rows_in(key):
@@ -116,7 +138,7 @@ class Snapshots:
         return chain.from_iterable(self._groups(key, wanted, damaged))
 
     def _groups(
-        self, key: str, wanted: Collection[str], damaged: list[Damaged]
+        self, key: str, wanted: Container[str], damaged: list[Damaged]
     ) -> Iterator[Iterable[tuple[str, bytes]]]:
         """The same by row group."""
         try:
@@ -142,6 +164,16 @@ class Snapshots:
         """
         data, count = packed(rows)
         return self._objects.write(f"{PREFIX}{hashlib.sha256(data).hexdigest()}.{count}.parquet", data)
+
+
+@dataclass(frozen=True, slots=True)
+class _OfCells(Container[str]):
+    """Keys of all results of some cells."""
+
+    digests: Container[str]
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key[69:70] == "/" and key[5:69] in self.digests
 
 
 def can_read() -> bool:
@@ -197,7 +229,7 @@ def _whole(key: str, data: bytes) -> bytes:
     return data
 
 
-def _row_groups(key: str, data: bytes, wanted: Collection[str]) -> Iterator[list[tuple[str, bytes]]]:
+def _row_groups(key: str, data: bytes, wanted: Container[str]) -> Iterator[list[tuple[str, bytes]]]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
