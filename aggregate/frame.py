@@ -6,6 +6,7 @@ run that is not there has a row that says so: nothing is dropped, filled in or a
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, get_args
@@ -14,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from aggregate.text import counted
-from jobs.cell import Cell, Recipe, Reinit, Treatment, canonical, treatment_name
+from jobs.cell import Cell, Model, Recipe, Reinit, Treatment, canonical, treatment_name
 from jobs.found import Found, State
 from jobs.memory import no_collection
 from jobs.plan import PlannedCell
 from jobs.result import DivergedRun, Provenance, RunResult
 from jobs.store import Failures
+from jobs.tasks import Task
 
 STATUSES: Final[tuple[State, ...]] = get_args(State)
 """What became of a run.
@@ -119,33 +121,52 @@ def _frame(
 ) -> pd.DataFrame:
     cells: list[dict[str, Any]] = []
     provenances: dict[int, Provenance] = {}
-    of_cell, of_provenance, runs = [], [], []
+    of_cell: list[int] = []
+    results: list[RunResult | DivergedRun | None] = []
+    statuses: list[State] = []
+    runs: dict[str, list[Any]] = {"seed": [], "planned": [], "status": statuses}
+    reasons: dict[int, str] = {}
     for entry in planned:
         digest = entry.cell.digest
         has = found.get(digest, Found(digest))
         attempts = failures.get(digest, Failures()).records
         named = study if isinstance(study, str) else study[digest]
-        cells.append({"study": named, "families": entry.families} | _cell_columns(entry.cell))
-        for seed in dict.fromkeys([*entry.seeds, *sorted(has.done)]):
-            status, result = has.state(seed, attempts), has.results.get(seed)
-            run: dict[str, Any] = {"seed": seed, "planned": seed in entry.seeds, "status": status}
+        asked = set(entry.seeds)
+        seeds = dict.fromkeys([*entry.seeds, *sorted(has.done)])
+        runs["seed"] += seeds
+        runs["planned"] += [seed in asked for seed in seeds]
+        of_cell += [len(cells)] * len(seeds)
+        for seed in seeds:
+            # Where results contradict each other there is none.
+            result = has.results.get(seed)
+            status = has.state(seed, attempts) if result is None else result.status
+            if status == "failed":
+                reasons[len(results)] = [each.reason for each in attempts if each.seed in (seed, None)][-1]
+            elif isinstance(result, DivergedRun):
+                reasons[len(results)] = _diverged(result)
             if result is not None:
-                run |= _result_columns(result)
                 provenances.setdefault(id(result.provenance), result.provenance)
-            elif status == "failed":
-                run["reason"] = [each.reason for each in attempts if each.seed in (seed, None)][-1]
-            runs.append(run)
-            of_cell.append(len(cells) - 1)
-            of_provenance.append(None if result is None else id(result.provenance))
+            statuses.append(status)
+            results.append(result)
+        cells.append({"study": named, "families": entry.families} | _cell_columns(entry.cell))
     places = {known: place for place, known in enumerate(provenances)}
     made = [_provenance_columns(each) for each in provenances.values()]
-    columns = _typed(runs, _RUN) | _spread(cells, of_cell, _CELL)
-    columns |= _spread(made, [-1 if known is None else places[known] for known in of_provenance], _PROVENANCE)
-    metrics = sorted({name for metrics in {tuple(run.get("metrics", ())) for run in runs} for name in metrics})
-    for name in metrics:
-        values = [run["metrics"].get(name) if "metrics" in run else None for run in runs]
-        columns[f"metrics.{name}"] = pd.Series(values, dtype="Float64")
-    return pd.DataFrame({name: columns[name] for name in [*DTYPES, *(f"metrics.{name}" for name in metrics)]})
+    runs["reason"] = [reasons.get(place) for place in range(len(results))]
+    for name in ("wall_seconds", "gpu_seconds", "finished_at"):
+        runs[name] = [None if result is None else getattr(result, name) for result in results]
+    runs["steps"] = [
+        result.steps if isinstance(result, RunResult) else result and result.diverged_step for result in results
+    ]
+    measured = [result.metrics if isinstance(result, RunResult) else {} for result in results]
+    headlines = [cell["metric"] for cell in cells]
+    runs["score"] = [metrics.get(headlines[cell]) for metrics, cell in zip(measured, of_cell, strict=True)]
+    columns = {name: pd.Series(values, dtype=DTYPES[name]) for name, values in runs.items()}
+    columns |= _spread(cells, of_cell, _CELL)
+    columns |= _spread(made, [-1 if each is None else places[id(each.provenance)] for each in results], _PROVENANCE)
+    names = sorted({name for metrics in set(map(tuple, measured)) for name in metrics})
+    for name in names:
+        columns[f"metrics.{name}"] = pd.Series([metrics.get(name) for metrics in measured], dtype="Float64")
+    return pd.DataFrame({name: columns[name] for name in [*DTYPES, *(f"metrics.{name}" for name in names)]})
 
 
 _PROVENANCE: Final = ("numerics", "device", "weights_sha256", "rows_sha256", "git_commit", "image")
@@ -164,15 +185,14 @@ _CELL: Final = tuple(name for name in DTYPES if name not in {*_RUN, *_PROVENANCE
 """Columns by what they are of: those of a cell, and of a provenance, are made once for all their runs."""
 
 
-def _typed(records: list[dict[str, Any]], names: Iterable[str]) -> "dict[str, pd.Series[Any]]":
-    return {name: pd.Series([record.get(name) for record in records], dtype=DTYPES[name]) for name in names}
-
-
 def _spread(records: list[dict[str, Any]], places: list[int], names: Iterable[str]) -> "dict[str, pd.Series[Any]]":
     """A row for each place, which is that of a record; of none for -1."""
     at = np.array(places, dtype=np.intp)
-    whole = _typed([*records, {}], names)
-    return {name: column.take(at % len(column)).reset_index(drop=True) for name, column in whole.items()}
+    spread: dict[str, pd.Series[Any]] = {}
+    for name in names:
+        column = pd.Series([*(record.get(name) for record in records), None], dtype=DTYPES[name])
+        spread[name] = column.take(at % len(column)).reset_index(drop=True)
+    return spread
 
 
 def read_frame(source: Path | BinaryIO) -> pd.DataFrame:
@@ -185,7 +205,6 @@ def read_frame(source: Path | BinaryIO) -> pd.DataFrame:
 
 
 def _cell_columns(cell: Cell) -> dict[str, Any]:
-    same = canonical(cell.model_dump(mode="json", include={"model", "task", "recipe"}))
     return {
         "digest": cell.digest,
         "cell": cell.name,
@@ -194,7 +213,7 @@ def _cell_columns(cell: Cell) -> dict[str, Any]:
         "size": str(cell.size),
         "rows": cell.rows,
         "recipe": recipe_name(cell.recipe),
-        "context": hashlib.sha256(same).hexdigest()[:12],
+        "context": _context(cell.model, cell.task, cell.recipe),
         "treatment_kind": cell.treatment.kind,
         "treatment": treatment_name(cell.treatment),
         "variant": variant_name(cell),
@@ -205,6 +224,14 @@ def _cell_columns(cell: Cell) -> dict[str, Any]:
         "metric": cell.task.headline,
         "chance": chance(cell),
     }
+
+
+@lru_cache(1024)
+def _context(model: Model, task: Task, recipe: Recipe) -> str:
+    """Cells of one context are many: what is the same in them is written once."""
+    same = {"model": model, "task": task, "recipe": recipe}
+    fields = {name: value.model_dump(mode="json") for name, value in same.items()}
+    return hashlib.sha256(canonical(fields)).hexdigest()[:12]
 
 
 def _treatment_columns(treatment: Treatment) -> dict[str, Any]:
@@ -225,16 +252,8 @@ def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 _LOSS: Final = {"nan": "not a number", "inf": "infinite", "-inf": "minus infinity"}
 
 
-def _result_columns(result: RunResult | DivergedRun) -> dict[str, Any]:
-    columns: dict[str, Any] = {
-        "wall_seconds": result.wall_seconds,
-        "gpu_seconds": result.gpu_seconds,
-        "finished_at": result.finished_at,
-    }
-    if isinstance(result, DivergedRun):
-        reason = f"the loss was {_LOSS[result.loss]} after {counted(result.diverged_step, 'step')}"
-        return columns | {"steps": result.diverged_step, "reason": reason}
-    return columns | {"steps": result.steps, "score": result.score, "metrics": result.metrics}
+def _diverged(result: DivergedRun) -> str:
+    return f"the loss was {_LOSS[result.loss]} after {counted(result.diverged_step, 'step')}"
 
 
 def _provenance_columns(provenance: Provenance) -> dict[str, Any]:
@@ -265,6 +284,7 @@ def variant_name(cell: Cell) -> str:
     return ", ".join(word for word, applies in words.items() if applies)
 
 
+@lru_cache(1024)
 def recipe_name(recipe: Recipe) -> str:
     """The fields in which a recipe departs from the paper's, and their values; empty where it does not."""
     values, paper = recipe.model_dump(mode="json"), Recipe().model_dump(mode="json")

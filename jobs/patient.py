@@ -143,7 +143,7 @@ class PatientObjects:
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below `prefix`, sorted; a listing that breaks off is begun again."""
-        return self._patiently(lambda: sorted(set(self._objects.keys(prefix))))
+        return self._patiently(lambda: list(dict.fromkeys(sorted(self._objects.keys(prefix)))))
 
     def delete(self, key: str) -> None:
         """Remove an object of a checkpoint, or a snapshot, if it is there.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
 from pydantic import (
@@ -57,9 +58,17 @@ class Provenance(Frozen):
     @property
     def numerics(self) -> str:
         """Twelve hex digits; equal seeds give equal bits within one numerics version."""
-        moving = {"git_commit", "versions", "device", "threads", "world_size", "weights_sha256", "rows_sha256"}
-        fields = self.model_dump(mode="json", include=moving)
-        return hashlib.sha256(canonical(fields)).hexdigest()[:12]
+        return _numerics(tuple(getattr(self, name) for name in _MOVING), tuple(sorted(self.versions.items())))
+
+
+_MOVING: Final = ("git_commit", "device", "threads", "world_size", "weights_sha256", "rows_sha256")
+
+
+@lru_cache(1024)
+def _numerics(moving: tuple[object, ...], versions: tuple[tuple[str, str], ...]) -> str:
+    """Results of one image on one kind of machine are many, and have the same."""
+    fields = dict(zip(_MOVING, moving, strict=True)) | {"versions": dict(versions)}
+    return hashlib.sha256(canonical(fields)).hexdigest()[:12]
 
 
 class _Run(Frozen):

@@ -15,13 +15,14 @@ import re
 import socket
 import ssl
 import weakref
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain, pairwise
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import quote, unquote_plus, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -225,21 +226,20 @@ def in_shards(reads: SignedReads, below: str, first: list[str], page_keys: int) 
     def page(after: str, token: str = "") -> Page | None:
         found = reads.page(below, page_keys, after=after, token=token)
         found = found or reads.page(below, page_keys, after=after, token=token)
-        is_ordered = found is not None and all(one < next_ for one, next_ in pairwise((after, *found.keys)))
-        return found if is_ordered else None
+        return found if found is not None and _ascend([after, *found.keys]) else None
 
     def shard(lower: str, upper: str | None) -> list[str] | None:
         keys: list[str] = []
         found = page(lower)
         while found is not None:
-            keys += found.keys if upper is None else [key for key in found.keys if key <= upper]
+            keys += found.keys if upper is None else found.keys[: bisect_right(found.keys, upper)]
             if not found.token or (upper is not None and found.keys[-1] > upper):
                 return keys
             # By its token, not by its last key: that may be a folder's name, too.
             found = page(found.keys[-1], found.token)
         return None
 
-    if any(this <= before for before, this in pairwise(first)):
+    if not _ascend(first):
         return None
     # A part of the first page again, from a place between its keys, such as those where shards meet.
     middle = first[len(first) // 2][: len(below) + 8] + _BETWEEN
@@ -252,6 +252,11 @@ def in_shards(reads: SignedReads, below: str, first: list[str], page_keys: int) 
         parts = list(pool.map(shard, starts, [*starts[1:], None]))
     whole = [part for part in parts if part is not None]
     return list(chain.from_iterable(whole)) if len(whole) == len(parts) else None
+
+
+def _ascend(keys: list[str]) -> bool:
+    """Whether each comes after the one before it."""
+    return sorted(keys) == keys and len(set(keys)) == len(keys)
 
 
 def _whole(answers: BinaryIO, most_bytes: int) -> bytes | None:
@@ -303,7 +308,8 @@ def _page(data: bytes, prefix: str) -> Page | None:
     keys = text.split("\n") if found else []
     if "%" in text or "+" in text:
         keys = [unquote_plus(key) for key in keys]
-    if not all(key.startswith(prefix) for key in keys):
+    # Between two names that begin with it are none that do not.
+    if keys and not (min(keys).startswith(prefix) and max(keys).startswith(prefix)):
         return None
     if truncated == [b"false"]:
         return Page(tuple(keys), "")

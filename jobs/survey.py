@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,14 +44,21 @@ def survey(objects: PatientObjects, digests: Collection[str], recall: Recall) ->
     read: dict[str, list[Verified | Damaged]] = {digest: [] for digest in digests}
     left: set[str] = set()
     strays: list[Damaged] = []
-    for key in objects.keys("runs/"):
-        if key.split("/")[1] in read:
-            left.add(key)
-        elif not _OF_A_CELL.fullmatch(key):
-            strays.append(Damaged(key, "it is under no cell's digest"))
     passed_over: list[Damaged] = []
-    with no_collection():
-        for each in Snapshots(objects, recall).supply(left, passed_over):
+    snapshots = Snapshots(objects, recall)
+    with no_collection(), ThreadPoolExecutor(1) as pool:
+        # The server is at work on the listing, or far away: that time is ours.
+        listing = pool.submit(objects.keys, "runs/")
+        ahead = {each.key: each for each in snapshots.ahead(read)}
+        for key in listing.result():
+            if key[69:70] == "/" and key[5:69] in read:
+                if (each := ahead.get(key)) is not None:
+                    read[key[5:69]].append(each)
+                else:
+                    left.add(key)
+            elif not _OF_A_CELL.fullmatch(key):
+                strays.append(Damaged(key, "it is under no cell's digest"))
+        for each in snapshots.supply(left, passed_over):
             read[each.result.digest].append(each)
         for one in streamed(lambda key: objects.read(key, recall.verify), sorted(left)):
             read[one.key.split("/")[1]].append(one)

@@ -102,6 +102,34 @@ def test_whatever_is_altered_in_it_is_judged_as_verify_does(result: RunResult, d
     assert_alike(result.cell, rekeyed(result.key, altered), altered)
 
 
+@given(several=st.lists(results(), min_size=1, max_size=8), data=st.data())
+@settings(deadline=None)
+def test_many_at_a_time_are_judged_like_each_by_itself(several: list[RunResult], data: st.DataObject) -> None:
+    rows = []
+    for result in several:
+        key, body = result.key, result.to_bytes()
+        if data.draw(st.booleans()):
+            place = data.draw(st.integers(0, len(body) - 1))
+            body = body[:place] + data.draw(st.sampled_from([b"0", b"-", b"\t", b"\n", b'"', b"e"])) + body[place + 1 :]
+            key = data.draw(st.sampled_from([key, rekeyed(key, body)]))
+        rows.append((key, body))
+    each = [outcome(verify, key, body) for key, body in rows]
+    expected = {(one.key, one.result.to_bytes()) for one in each if not isinstance(one, str)}
+    for reader in (Recall({cell.digest: cell for cell in (CELL, MNLI, MRPC)}), Recall()):
+        for _ in range(2):
+            assert {(one.key, one.result.to_bytes()) for one in reader.those_verified(rows)} == expected
+
+
+def test_hosts_of_one_provenance_are_told_apart_whatever_they_are_called() -> None:
+    reader = Recall({CELL.digest: CELL})
+    for host in ("pod-1", "pod-2", "", 'a "pod"', "pod-\u00fc", "a\\b", "pod-3", '","host":"x'):
+        for device in ("a processor", 'one named ,"host":"x"', "a processor"):
+            result = a_result(CELL, provenance=a_provenance(host=host, device=device))
+            read = reader.verify(result.key, result.to_bytes()).result
+            assert read.provenance == result.provenance
+            assert read.to_bytes() == result.to_bytes()
+
+
 TWISTED = {
     "a key twice": (b'"seed":1,', b'"seed":1,"seed":1,'),
     "a key twice, another value first": (b'"gpu_seconds":0.0,', b'"gpu_seconds":1.0,"gpu_seconds":0.0,'),

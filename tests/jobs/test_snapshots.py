@@ -31,6 +31,15 @@ CELLS: Final = [a_cell(layer) for layer in range(3)]
 PLAN: Final = Plan(PlannedCell(cell, (1, 2, 3), ("family",)) for cell in CELLS)
 
 
+@pytest.fixture(autouse=True, scope="module", params=["listed first", "ahead of the listing"])
+def order(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whether snapshots are read when it is known what is listed, or at the same time, as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "ahead of the listing":
+            patch.setattr(jobs.snapshots, "AHEAD", 1)
+        yield
+
+
 class Memory:
     """A backend without a disk; `happens` is called with each action before it, and after it with `done`."""
 
@@ -148,7 +157,7 @@ def test_after_a_compaction_no_object_is_read_and_all_is_found(monkeypatch: pyte
 def test_one_survey_lists_the_results_once() -> None:
     memory = filled()
     store_of(memory).survey(CELLS)
-    assert [key for action, key in memory.actions if action == "keys"] == ["runs/", PREFIX]
+    assert memory.actions.count(("keys", "runs/")) == 1
 
 
 def test_a_result_that_is_gone_is_not_in_the_survey_although_it_is_in_a_snapshot() -> None:
