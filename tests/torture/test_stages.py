@@ -24,7 +24,7 @@ EVERY_STEP = """
 import reinit.session
 reinit.session.POD_SECONDS = 0.0
 """
-STEPS = 120
+STEPS = 240
 OFTEN = {"REINIT_CHECKPOINT_SECONDS": "0.05"}
 TARGET = "143 with progress, else 75, within 120 s; resumed to the same bits"
 
@@ -80,8 +80,9 @@ def test_a_signal_at_any_stage_costs_no_bit(tmp_path: Path) -> None:
     data, model = write_sentences(tmp_path / "data"), write_small_model(tmp_path / "model")
     cell = small_cell(data, model, 1, recipe={"duration": Steps(steps=STEPS)})
     rounds = full(6, 1)
-    # A stop in evaluating or uploading finishes a run, so that a round takes two; one more is left for the last pod.
-    seeds = tuple(range(1, 2 * rounds + 2))
+    # A stop in evaluating or uploading finishes a run, and so does one in loading that came late, so that a round takes
+    # three; one more is left for the last pod.
+    seeds = tuple(range(1, 3 * rounds + 2))
     whole = Pod(tmp_path / "whole", f"file://{tmp_path}/whole-store", [cell], seeds, data, model)
     assert whole.run() == 0, whole.out + whole.errors
     times = {event["event"]: event["time"] for event in reversed(whole.events)}
