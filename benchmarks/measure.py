@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 ROOT: Final = Path(__file__).resolve().parents[1]
+LAUNCHED: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "DS_ACCELERATOR")
+"""What a launcher says to its processes, and what DeepSpeed leaves behind in one."""
 PACKAGES: Final = ROOT / "out" / "benchmarks" / "packages"
 """Where libraries that only a peer needs are installed: they are no dependencies of this project."""
 
@@ -91,9 +93,9 @@ def epoch_steps(readings: Sequence[Spent], steps_per_epoch: int, warm: int = 1) 
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Of a process on either side: so many threads, no network, libraries of the peers."""
+    """Of a process on either side: so many threads, no network, libraries of the peers, a rank of nobody's."""
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in LAUNCHED},
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",

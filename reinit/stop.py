@@ -115,13 +115,21 @@ class Stop:
         import ctypes
 
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-        try:
-            os.kill(int(parent), 0)
-        except ProcessLookupError:
+        if not _lives(int(parent)):
             # It died before it could be told of.
             os.kill(os.getpid(), signal.SIGTERM)
-        except PermissionError:
-            return
+
+
+def _lives(process: int) -> bool:
+    """Whether a process is there, and not dead and only not waited for yet; true where that cannot be known."""
+    try:
+        os.kill(process, 0)
+        with open(f"/proc/{process}/stat", "rb") as file:  # noqa: PTH123  before any library
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
 
 
 def _grace() -> float:

@@ -170,11 +170,18 @@ def test_ranks_end_when_their_launcher_is_killed(tmp_path: Path, store: str) -> 
         wait_for(lambda: all(gone(rank) for rank in ranks))
 
 
-def test_a_rank_whose_launcher_died_before_it_could_ask_ends_too(tmp_path: Path, store: str) -> None:
+@pytest.mark.parametrize("is_waited_for", [True, False], ids=["waited for", "not waited for yet"])
+def test_a_rank_whose_launcher_died_before_it_could_ask_ends_too(
+    tmp_path: Path, store: str, *, is_waited_for: bool
+) -> None:
     dead = subprocess.Popen([sys.executable, "-S", "-c", ""])
-    dead.wait()
+    if is_waited_for:
+        dead.wait()
+    else:
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
     pod = Pod(tmp_path / "pod-1", store, [a_cell(6)], before=WAITS, environment={"REINIT_PARENT": str(dead.pid)})
     assert pod.run() == 75, pod.out + pod.errors
+    dead.wait()
 
 
 @pytest.mark.slow
