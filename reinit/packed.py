@@ -115,7 +115,8 @@ FAMILIES: Final[dict[str, Family]] = {
     "DistilBertForSequenceClassification": Family(_distilbert_layer, _distilbert_head, has_types=False),
     "MPNetForSequenceClassification": Family(_mpnet_layer, _head, has_types=False, has_offset=True),
 }
-"""By the class of the network; each is held against the library's own forward pass in tests."""
+"""By the class of the network. Each is held against the library's own forward pass in tests, XLM-R and CamemBERT as
+RoBERTa, whose code theirs is a copy of."""
 
 
 def packs(network: nn.Module) -> bool:
