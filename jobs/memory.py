@@ -1,6 +1,6 @@
-"""`no_collection`: many values are made without looking for cycles among them.
+"""When Python looks for garbage: not while many objects are made that all stay.
 
-Law: for what holds values alone and no cycles, and for a while: whatever does is collected later.
+Law: moves time alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Python's search for cycles goes through all objects again and again as their number grows: here it does not."""
+    """Within it nothing is looked through for cycles of garbage; what is not part of a cycle is freed as ever.
+
+    Each time that so many objects were added, Python looks through all of them: a quarter of the time of importing the
+    libraries or of tokenising, and nothing is found.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

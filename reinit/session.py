@@ -23,11 +23,11 @@ from pydantic import ValidationError
 from jobs.cell import Cell, Probe
 from jobs.checkpoints import Checkpoints
 from jobs.errors import ConfigurationError, ReinitError, TransientError
+from jobs.memory import no_collection
 from jobs.outbox import Outbox
 from jobs.result import Failure, now
 from jobs.store import Store
 from reinit.environment import checkpoint_seconds
-from reinit.garbage import no_collections
 from reinit.log import Log, redacted, say_last_word
 from reinit.places import Places
 from reinit.progress import PIPE_SECONDS, POD_SECONDS, Progress
@@ -89,7 +89,7 @@ class Session:
             # Read by OpenMP when torch is imported.
             os.environ["OMP_NUM_THREADS"] = threads
         try:
-            with no_collections():
+            with no_collection():
                 from reinit.tokencache import TokenCache
                 from reinit.worker import Worker  # torch, only once there is work
 

@@ -13,10 +13,10 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Final, overload
 
 from jobs.errors import DataError
+from jobs.memory import no_collection
 from jobs.tasks import Task
 from reinit.data import Example, Rows, read_task, subset
 from reinit.encoded import Encoded, Width
-from reinit.garbage import no_collections
 from reinit.places import Places
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Tokens:
                 (each.input_ids, each.token_type_ids) if (each := self._examples.get(index)) else next(made)
                 for index in range(len(self))
             )
-            with no_collections():
+            with no_collection():
                 self._encoded = Encoded.of(rows, self._rows.labels, width)
             self._examples.clear()
             # The texts have no use any more, and take more memory than the tokens.
