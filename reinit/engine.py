@@ -8,7 +8,7 @@ is autocast around them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,9 +21,12 @@ from jobs.cell import Recipe
 from jobs.errors import ConfigurationError
 from reinit.optimiser import Group
 from reinit.ranks import Ranks
+from reinit.update import Update
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+
+    from reinit.fused import Fused
 
 
 def build_engine(
@@ -119,6 +122,8 @@ class ClippedAdamW(torch.optim.AdamW):
     Attributes:
         norm: of the gradients at hand, float32 [], where somebody has it; it is computed otherwise.
         skip: float32 [], 1 where the next step must change nothing; None for no such question.
+        fused: the kernels that make the update instead of torch's; None for none.
+        at: what the gradients at hand lie in; those of one graph lie where they lay before.
     """
 
     def __init__(
@@ -137,6 +142,9 @@ class ClippedAdamW(torch.optim.AdamW):
         )
         self.norm: Tensor | None = None
         self.skip: Tensor | None = None
+        self.fused: Fused | None = None
+        self.at: Hashable = None
+        self._updates: dict[Hashable, list[Update | None]] = {}
         self._clipped, self._recipe = tuple(clipped), recipe
         self._kept = Moments() if kept is None else kept
 
@@ -148,6 +156,9 @@ class ClippedAdamW(torch.optim.AdamW):
         update.
         """
         norm = norm_of(self._clipped) if self.norm is None else self.norm
+        if self.fused is not None and self.skip is not None:
+            self._update(self.fused, norm, self.skip)
+            return
         # As torch and DeepSpeed clip; the fused kernel divides by what it is given.
         scale = ((norm + 1e-6) / self._recipe.grad_clip).clamp_(min=1.0)
         for group in self.param_groups:
@@ -172,6 +183,18 @@ class ClippedAdamW(torch.optim.AdamW):
                     lr=group["lr"],
                     weight_decay=group["weight_decay"],
                 )
+
+    def _update(self, fused: Fused, norm: Tensor, skip: Tensor) -> None:
+        """The same by one kernel a group, which knows the tensors from the first time that it was asked."""
+        if self.at not in self._updates:
+            updates = self._updates[self.at] = list[Update | None]()
+            for group in self.param_groups:
+                members = [parameter for parameter in group["params"] if parameter.grad is not None]
+                states = [(parameter, self.state[parameter] or self._begin(parameter)) for parameter in members]
+                updates.append(Update(fused.launch, states, fused.copies.of) if states else None)
+        for group, update in zip(self.param_groups, self._updates[self.at], strict=True):
+            if update is not None:
+                update(group, norm, skip, self._recipe.grad_clip)
 
     def _begin(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """The state before the first step, under torch's names."""

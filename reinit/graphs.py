@@ -29,6 +29,7 @@ class _Captured:
     batch: PackedBatch
     loss: Tensor
     norm: Tensor
+    is_bad: Tensor
     gradients: list[tuple[nn.Parameter, Tensor]]
 
 
@@ -47,34 +48,50 @@ class Graphs:
             self._captured.clear()
 
     def __call__(
-        self, batch: PackedBatch, parameters: list[nn.Parameter], loss_of: Callable[[PackedBatch], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of `batch` and the norm of its gradients, each float32 [].
+        self,
+        batch: PackedBatch,
+        parameters: list[nn.Parameter],
+        loss_of: Callable[[PackedBatch], Tensor],
+        join: Callable[[], None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of `batch`, the norm of its gradients, and 1 where the loss is not finite, else 0; each float32 [].
 
-        The gradients are in `parameters`; they and the norm hold until the next call.
+        The gradients are in `parameters`, at the same place for each batch of one shape; they, the norm and the last hold
+        until the next call.
+
+        Args:
+            batch: on the device.
+            parameters: that a gradient is asked for.
+            loss_of: the loss of a batch.
+            join: waits, on the device, for what the way back has left to other streams.
         """
         captured = self._captured.get(batch.shape)
         if captured is None:
-            captured = self._captured[batch.shape] = self._capture(batch, parameters, loss_of)
+            captured = self._captured[batch.shape] = self._capture(batch, parameters, loss_of, join)
         captured.batch.flat.copy_(batch.flat, non_blocking=True)
         captured.graph.replay()
         for parameter, gradient in captured.gradients:
             parameter.grad = gradient
-        return captured.loss.clone(), captured.norm
+        return captured.loss.clone(), captured.norm, captured.is_bad
 
     def _capture(
-        self, batch: PackedBatch, parameters: list[nn.Parameter], loss_of: Callable[[PackedBatch], Tensor]
+        self,
+        batch: PackedBatch,
+        parameters: list[nn.Parameter],
+        loss_of: Callable[[PackedBatch], Tensor],
+        join: Callable[[], None],
     ) -> _Captured:
         static = replace(batch, flat=batch.flat.clone())
         device = static.flat.device
         random = torch.cuda.get_rng_state(device)
 
-        def step() -> tuple[Tensor, Tensor]:
+        def step() -> tuple[Tensor, Tensor, Tensor]:
             for parameter in parameters:
                 parameter.grad = None
             loss = loss_of(static)
             loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach(), norm_of(parameters)
+            join()
+            return loss.detach(), norm_of(parameters), (~loss.isfinite()).float()
 
         side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(device))
@@ -84,8 +101,8 @@ class Graphs:
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            loss, norm = step()
+            loss, norm, is_bad = step()
         self._pool = graph.pool()
         torch.cuda.set_rng_state(random, device)
         gradients = [(each, each.grad) for each in parameters if each.grad is not None]
-        return _Captured(graph, static, loss, norm, gradients)
+        return _Captured(graph, static, loss, norm, is_bad, gradients)

@@ -22,8 +22,10 @@ from reinit.attention import Apart, Relative, Together, attention_of
 from reinit.data import Example
 from reinit.dropout import drop
 from reinit.embedding import UsedRows
+from reinit.fused import Fused, suits
 from reinit.graphs import Graphs
 from reinit.joined import Weights, joined_weights
+from reinit.kernels import kernels_for
 from reinit.optimiser import Group
 from reinit.rows import PackedBatch, pack
 from reinit.surgery import Stack
@@ -142,6 +144,8 @@ class PackedClassifier(nn.Module):
         self._padding: int | None = embeddings.padding_idx if self._family.has_offset else None
         self._rows = UsedRows(embeddings.word_embeddings)
         self.graphs = Graphs()
+        self._all_layers = [self._family.layer(layer) for layer in stack.layers]
+        self._fused: dict[torch.dtype, Fused] = {}
 
     def fit_to(self, examples: Sequence[Example], groups: Sequence[Group]) -> list[Group]:
         """Leave out what a run on these texts has no use for, and return the optimiser's groups without it."""
@@ -181,6 +185,33 @@ class PackedClassifier(nn.Module):
             states_NH = self._layer(layer, weights, attend, states_NH, None)
         states_BH = self._layer(layers[-1], weights, attend, states_NH, batch.firsts)
         return self._family.head(self.network, states_BH.unsqueeze(1))
+
+    def fused(self, precision: str) -> Fused | None:
+        """The kernels for training in this precision, where they are made for this network and device."""
+        weight = self._all_layers[0].out.weight
+        if weight.device.type != "cuda" or torch.version.hip or not suits(self._all_layers, self._heads):
+            return None
+        low = torch.bfloat16 if precision == "bf16" else torch.float32
+        if low not in self._fused:
+            launch = kernels_for(low, weight.shape[0] // self._heads, weight.device.index or 0)
+            self._fused[low] = Fused(launch, self._all_layers, self._heads, low, self._dropout)
+        return self._fused[low]
+
+    def by(self, fused: Fused, batch: PackedBatch) -> Tensor:
+        """Logits of a training step, [B, outputs], by kernels of few launches."""
+        base: Any = self.network.base_model
+        fused.begin()
+        states = fused.embed(base.embeddings, batch, has_types=self._family.has_types)
+        if hasattr(base, "embeddings_project"):
+            projected = base.embeddings_project(states[0]).float()
+            states = projected, projected.to(fused.low)
+        # Distances have a gradient of their own, which torch knows.
+        relative = self._relative
+        attend = None if relative is None else attention_of(batch, self._heads, relative)
+        layers = [self._family.layer(layer) for layer in self._stack[0].layers]
+        for layer in layers:
+            states = fused.layer(layer, batch, attend, states, is_last=layer is layers[-1])
+        return self._family.head(self.network, states[0].unsqueeze(1))
 
     def _weights(self, layers: Sequence[Layer], device: torch.device) -> Weights:
         """Weight and bias of linear maps of the layers, by module; one for query, key and value, by the query's.

@@ -147,8 +147,12 @@ class Step:
         # Ranks talk to each other between the gradients and the update, in a way that is the engine's.
         can_capture = ranks.device.type == "cuda" and ranks.world_size == 1
         self._captured = form if can_capture and isinstance(form, PackedClassifier) else None
+        self._fused = None if self._captured is None else self._captured.fused(cell.recipe.precision)
         if self._captured is not None:
             self._captured.graphs.keep_if((self._captured.layout(), self._regression, self._bf16))
+        if self._fused is not None:
+            # The optimiser keeps them so from here on.
+            self._fused.copies.refresh()
 
     def __call__(self, examples: Sequence[Example]) -> Tensor:
         """One step on one global batch; its mean loss, float32 [], on the device."""
@@ -159,7 +163,9 @@ class Step:
         if self._captured is not None:
             batch = self._captured.collate(examples, weight, ranks.device, self._texts)
             graphs = self._captured.graphs
-            whole, self._engine.optimizer.norm = graphs(batch, self._parameters, self._captured_loss)
+            optimiser = self._engine.optimizer
+            whole, optimiser.norm, optimiser.skip = graphs(batch, self._parameters, self._captured_loss, self._join)
+            optimiser.fused, optimiser.at = self._fused, batch.shape
         else:
             loss = self._loss(self._engine, self._form.collate(share or examples[:1], weight, ranks.device))
             whole = loss.detach().clone()
@@ -167,7 +173,7 @@ class Step:
                 torch.distributed.all_reduce(whole)
             # DeepSpeed averages gradients over ranks; the mean over the global batch is the sum of the shares.
             self._engine.backward(loss * ranks.world_size)
-        self._engine.optimizer.skip = (~whole.isfinite()).float()
+            self._engine.optimizer.skip = (~whole.isfinite()).float()
         self._engine.step()
         return whole
 
@@ -177,9 +183,14 @@ class Step:
 
     def _captured_loss(self, batch: PackedBatch) -> Tensor:
         """As the engine computes it; its own way in counts and times on the host, which a graph cannot repeat."""
+        assert self._captured is not None  # noqa: S101
         with torch.autocast("cuda", torch.bfloat16, enabled=self._bf16):
-            logits = self._form.forward(batch)  # type: ignore[arg-type]  # it is the packed one
+            logits = self._captured(batch) if self._fused is None else self._captured.by(self._fused, batch)
         return self._loss(lambda _: logits, batch)
+
+    def _join(self) -> None:
+        if self._fused is not None:
+            self._fused.side.join()
 
 
 def losses_of(logits: Tensor, labels: Tensor, *, regression: bool) -> Tensor:

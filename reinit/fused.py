@@ -1,0 +1,524 @@
+"""The packed forward pass and its gradients in few kernels: what a captured step on a GPU is made of.
+
+Law: the loss and gradients are those of `PackedClassifier.forward`, up to floating-point order and dropout's draws: each
+value is dropped with the recipe's probability to 1 in 4 billion, by a key that is drawn from torch's generator at every
+step. Matrix products take bfloat16 where the recipe says bf16; everything between them, sums of attention and all
+gradients of parameters are float32.
+
+Kernels of matrix products are torch's. Gradients of parameters have nothing after them but the optimiser, so that they
+are computed beside the way back, on a stream of their own.
+
+Shapes: N tokens of B texts, H hidden, h heads of size d, M the feed-forward part's width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+
+from reinit.attention import Apart, Together
+from reinit.kernels import DropoutArgument, Launch
+from reinit.rows import PackedBatch
+
+if TYPE_CHECKING:
+    from reinit.packed import Layer
+
+WIDEST: Final = 4096
+LARGEST_HEAD: Final = 64
+TILE: Final = 32
+"""As in `kernels.cu`."""
+
+
+def suits(layers: Sequence[Layer], heads: int) -> bool:
+    """Whether the kernels are made for layers of this kind."""
+    width = layers[0].out.weight.shape[0]
+    return (
+        width % 4 == 0
+        and width <= WIDEST
+        and layers[0].up.weight.shape[0] % 4 == 0
+        and width // heads <= LARGEST_HEAD
+        and all(_is_gelu(layer.activation) for layer in layers)
+    )
+
+
+def _is_gelu(activation: object) -> bool:
+    """Whether it is the one by the error function."""
+    return (isinstance(activation, nn.GELU) and activation.approximate == "none") or (
+        isinstance(activation, GELUActivation) and activation.act is nn.functional.gelu
+    )
+
+
+# ----------------------------------------------------------------------------------------------- copies of parameters
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Weights of a layer's linear maps as products take them."""
+
+    projection: Tensor
+    """[3H, H]: of query, key and value."""
+    projection_bias: Tensor
+    """[3H]"""
+    out: Tensor
+    up: Tensor
+    down: Tensor
+
+
+class Copies:
+    """The parameters of linear maps, joined or in another precision, kept in step with them by the optimiser.
+
+    Attributes:
+        of: the place of each copied parameter.
+    """
+
+    def __init__(self, layers: Sequence[Layer], low: torch.dtype) -> None:
+        """Of these layers, stored as `low`."""
+        self.of: dict[Tensor, Tensor] = {}
+        self.maps: dict[nn.Module, Maps] = {}
+        for layer in layers:
+            parts = (layer.query, layer.key, layer.value)
+            self.maps[layer.query] = Maps(
+                self._joined([part.weight for part in parts], low),
+                self._joined([part.bias for part in parts], low),
+                *(self._single(part.weight, low) for part in (layer.out, layer.up, layer.down)),
+            )
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """As the parameters are now."""
+        torch._foreach_copy_(list(self.of.values()), list(self.of))
+
+    def _joined(self, parts: Sequence[Tensor], low: torch.dtype) -> Tensor:
+        sizes = [len(part) for part in parts]
+        whole = parts[0].new_empty((sum(sizes), *parts[0].shape[1:]), dtype=low, requires_grad=False)
+        self.of.update(zip(parts, whole.split(sizes), strict=True))
+        return whole
+
+    def _single(self, weight: Tensor, low: torch.dtype) -> Tensor:
+        return weight.detach() if weight.dtype == low else self._joined([weight], low)
+
+
+# ------------------------------------------------------------------------------------------------------ forward pass
+
+
+class Side:
+    """A stream for what the way back does not wait for; on a CPU it is done at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Of `device`."""
+        is_gpu = device.type == "cuda"
+        self._stream: Any = torch.cuda.Stream(device) if is_gpu else None  # type: ignore[no-untyped-call]
+        self._used: list[object] = []
+
+    def __call__(self, work: Callable[[], tuple[Tensor, ...]], *used: Tensor) -> tuple[Tensor, ...]:
+        """What `work` makes of `used`, which is there after `join`."""
+        if self._stream is None:
+            return work()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            made = work()
+        # The allocator hands memory on in the order of the stream that asked for it, and would not wait for this one.
+        self._used.append((used, made))
+        return made
+
+    def join(self) -> None:
+        """Wait, on the device, for all of it."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+            self._used.clear()
+
+
+class Fused:
+    """The kernels of one network's layers in one precision."""
+
+    def __init__(self, launch: Launch, layers: Sequence[Layer], heads: int, low: torch.dtype, dropout: float) -> None:
+        """Of all layers that the network can be asked for."""
+        device = layers[0].out.weight.device
+        self.launch, self.low, self.heads = launch, low, heads
+        self.copies, self.side = Copies(layers, low), Side(device)
+        self._threshold = min(round(dropout * 2**32), 2**32 - 1)
+        self._scale = 1 / (1 - dropout)
+        self._key = torch.zeros(1, dtype=torch.int64, device=device)
+        self._sites = 0
+
+    def begin(self) -> None:
+        """Before each forward pass: a new key for dropout."""
+        self._key = torch.randint(2**63 - 1, (1,), device=self._key.device)
+        self._sites = 0
+
+    def dropout(self, *, is_on: bool = True) -> DropoutArgument:
+        """The next site's, with bits of its own."""
+        self._sites += 1
+        if not is_on:
+            return DropoutArgument(self._key.data_ptr(), 0, 0, 1.0)
+        return DropoutArgument(self._key.data_ptr(), self._sites, self._threshold, self._scale)
+
+    def embed(self, embeddings: Any, batch: PackedBatch, *, has_types: bool) -> tuple[Tensor, Tensor]:
+        """Embeddings of the tokens, float32 and low [N, H]."""
+        tables = [embeddings.word_embeddings, embeddings.position_embeddings]
+        rows = [batch.ids, batch.positions]
+        if has_types:
+            tables.append(embeddings.token_type_embeddings)
+            rows.append(batch.types)
+        norm = embeddings.LayerNorm
+        paddings = [-1 if table.padding_idx is None else table.padding_idx for table in tables]
+        weights = [table.weight for table in tables]
+        result: tuple[Tensor, Tensor] = _Embed.apply(  # type: ignore[no-untyped-call]
+            self, self.dropout(), norm.eps, rows, paddings, norm.weight, norm.bias, *weights
+        )
+        return result
+
+    def layer(
+        self,
+        layer: Layer,
+        batch: PackedBatch,
+        attend: Together | Apart | None,
+        states: tuple[Tensor, Tensor],
+        *,
+        is_last: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """The layer's output, float32 and low: [N, H], or [B, H] of each text's first token in the last layer.
+
+        Args:
+            layer: its parameters.
+            batch: whose texts.
+            attend: the way to attend, where it is not the plain one of the kernels.
+            states: what goes in, float32 and low [N, H].
+            is_last: nothing but each text's first token is read after this.
+        """
+        maps = self.copies.maps[layer.query]
+        inputs, inputs_low = self._firsts(states, batch) if is_last else states
+        attended = self._attend(layer, maps, batch, attend, inputs_low, states[1], is_last=is_last)
+        mixed = self._linear(attended, maps.out, None, layer.out.weight)
+        drop = self.dropout(is_on=layer.drops_attention)
+        middle, middle_low = self._norm(drop, inputs, mixed, layer.out, layer.attention_norm)
+        wide = self._linear(middle_low, maps.up, None, layer.up.weight)
+        wide = _Gelu.apply(self, wide, layer.up.bias)  # type: ignore[no-untyped-call]
+        result = self._linear(wide, maps.down, None, layer.down.weight)
+        return self._norm(self.dropout(), middle, result, layer.down, layer.output_norm)
+
+    def _attend(
+        self,
+        layer: Layer,
+        maps: Maps,
+        batch: PackedBatch,
+        attend: Together | Apart | None,
+        inputs: Tensor,
+        states: Tensor,
+        *,
+        is_last: bool,
+    ) -> Tensor:
+        parts = (layer.query, layer.key, layer.value)
+        if is_last:
+            size = len(layer.query.weight)
+            query = self._linear(
+                inputs, maps.projection[:size], maps.projection_bias[:size], layer.query.weight, layer.query.bias
+            )
+            rest = [getattr(part, name) for name in ("weight", "bias") for part in parts[1:]]
+            others = self._linear(states, maps.projection[size:], maps.projection_bias[size:], *rest)
+        else:
+            everything = [getattr(part, name) for name in ("weight", "bias") for part in parts]
+            query, others = self._linear(states, maps.projection, maps.projection_bias, *everything), None
+        if attend is None:
+            attended: Tensor = _Attention.apply(self, self.dropout(), batch, query, others)  # type: ignore[no-untyped-call]
+            return attended
+        query, key, value = query.chunk(3, dim=1) if others is None else (query, *others.chunk(2, dim=1))
+        probability = self._threshold / 2**32
+        return attend(query, key, value, lambda each: nn.functional.dropout(each, probability), is_last=is_last)
+
+    def _linear(self, values: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Tensor) -> Tensor:
+        result: Tensor = _Linear.apply(self, values, weight, bias, *parameters)  # type: ignore[no-untyped-call]
+        return result
+
+    def _norm(
+        self, drop: DropoutArgument, residual: Tensor, added: Tensor, linear: nn.Linear, norm: nn.LayerNorm
+    ) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = _ResidualNorm.apply(  # type: ignore[no-untyped-call]
+            self, drop, norm.eps, residual, added, linear.bias, norm.weight, norm.bias
+        )
+        return result
+
+    def _firsts(self, states: tuple[Tensor, Tensor], batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = _Take.apply(self, batch.firsts, *states)  # type: ignore[no-untyped-call]
+        return result
+
+
+# ----------------------------------------------------------------------------------------------- operations
+
+
+def _row_block(width: int) -> tuple[int]:
+    """Threads of a block that has a row: a quarter of the width in whole warps, at most 256."""
+    return (min(256, -(-width // 128) * 32),)
+
+
+def _columns(width: int) -> tuple[int]:
+    return (-(-width // TILE),)
+
+
+_COLUMN_BLOCK: Final = (32, 32)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right in float32, whatever they are stored as."""
+    if left.dtype == torch.float32:
+        return torch.mm(left, right)
+    if left.device.type == "cuda":
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return torch.mm(left.float(), right.float())
+
+
+class _Linear(torch.autograd.Function):
+    """values @ weight' + bias; gradients go to the parameters whose copies weight and bias are."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, fused: Fused, values: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Tensor
+    ) -> Tensor:
+        ctx.fused, ctx.has_bias = fused, bias is not None
+        ctx.sizes = [len(each) for each in parameters if each.ndim == 2]
+        ctx.save_for_backward(values, weight)
+        if bias is None:
+            return torch.mm(values, weight.t())
+        return torch.addmm(bias, values, weight.t())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        values, weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        rows, width = gradient.shape
+
+        def of_parameters() -> tuple[Tensor, ...]:
+            made = _product(gradient.t(), values).split(ctx.sizes)
+            if not ctx.has_bias:
+                return made
+            sums = gradient.new_empty(width, dtype=torch.float32)
+            ctx.fused.launch("column_sums", _columns(width), _COLUMN_BLOCK, gradient, rows, width, sums)
+            return *made, *sums.split(ctx.sizes)
+
+        back = torch.mm(gradient, weight) if ctx.needs_input_grad[1] else None
+        return None, back, None, None, *ctx.fused.side(of_parameters, gradient, values)
+
+
+class _ResidualNorm(torch.autograd.Function):
+    """norm(x + dropout(a + bias)), float32 and low."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        fused: Fused,
+        drop: DropoutArgument,
+        epsilon: float,
+        x: Tensor,
+        a: Tensor,
+        bias: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        rows, width = x.shape
+        h, y, y_low = torch.empty_like(x), torch.empty_like(x), torch.empty_like(a)
+        moments = x.new_empty(rows, 2)
+        fused.launch(
+            "norm_forward",
+            (rows,),
+            _row_block(width),
+            *(x, a, bias, gamma, beta, drop, epsilon, width, h, moments, y, y_low),
+        )
+        ctx.fused, ctx.drop, ctx.dtype = fused, drop, a.dtype
+        ctx.save_for_backward(h, moments, gamma)
+        ctx.set_materialize_grads(False)
+        return y, y_low
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, g_low: Tensor | None) -> tuple[Any, ...]:
+        h, moments, gamma = ctx.saved_tensors
+        fused, (rows, width) = ctx.fused, h.shape
+        g, g_low = (None if each is None else each.contiguous() for each in (g, g_low))
+        g_x, g_a = torch.empty_like(h), torch.empty_like(h, dtype=ctx.dtype)
+        fused.launch(
+            "norm_backward",
+            (rows,),
+            _row_block(width),
+            *(g, g_low, h, moments, gamma, ctx.drop, width, g_x, g_a),
+        )
+
+        def of_parameters() -> tuple[Tensor, ...]:
+            totals = gamma.new_empty(3, width).unbind()
+            fused.launch(
+                "norm_columns", _columns(width), _COLUMN_BLOCK, g, g_low, h, moments, g_a, rows, width, *totals
+            )
+            return totals
+
+        used = [each for each in (g, g_low, h, moments, g_a) if each is not None]
+        g_gamma, g_beta, g_bias = fused.side(of_parameters, *used)
+        return None, None, None, g_x, g_a, g_bias, g_gamma, g_beta
+
+
+class _Gelu(torch.autograd.Function):
+    """gelu(u + bias)."""
+
+    @staticmethod
+    def forward(ctx: Any, fused: Fused, u: Tensor, bias: Tensor) -> Tensor:
+        ctx.fused = fused
+        ctx.save_for_backward(u, bias)
+        result, threads = torch.empty_like(u), 256
+        blocks = -(-u.numel() // (4 * threads))
+        size = ctypes.c_longlong(u.numel())
+        fused.launch("gelu_forward", (blocks,), (threads,), u, bias, u.shape[1], size, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        u, bias = ctx.saved_tensors
+        rows, width = u.shape
+        g_u, g_bias = torch.empty_like(u), torch.empty_like(bias)
+        ctx.fused.launch(
+            "gelu_backward", _columns(width), _COLUMN_BLOCK, u, bias, g.contiguous(), rows, width, g_u, g_bias
+        )
+        return None, g_u, g_bias
+
+
+class _Attention(torch.autograd.Function):
+    """Each token to those of its text: of queries, keys and values side by side, or queries of first tokens alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, fused: Fused, drop: DropoutArgument, batch: PackedBatch, query: Tensor, others: Tensor | None
+    ) -> Tensor:
+        arguments, texts = _attention_arguments(fused, drop, batch, query, others)
+        width = query.shape[1] if others is not None else query.shape[1] // 3
+        out = query.new_empty(len(query), width)
+        logs = query.new_empty(len(query), fused.heads, dtype=torch.float32)
+        tiles = 1 if others is not None else _tiles(batch)
+        fused.launch("attention_forward", (texts, fused.heads, tiles), (128,), *arguments, out, logs)
+        ctx.fused, ctx.drop, ctx.batch = fused, drop, batch
+        ctx.save_for_backward(query, others, out, logs)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        query, others, out, logs = ctx.saved_tensors
+        fused, batch, heads = ctx.fused, ctx.batch, ctx.fused.heads
+        arguments, _ = _attention_arguments(fused, ctx.drop, batch, query, others)
+        arguments.insert(7, batch.texts)
+        g_query, g_others = torch.empty_like(query), None if others is None else torch.empty_like(others)
+        grid = (batch.texts + 1, heads, 2 * _tiles(batch))
+        fused.launch(
+            "attention_backward", grid, (128,), *arguments, out, logs, g.contiguous(), *_strided(g_query, g_others)
+        )
+        return None, None, None, g_query, g_others
+
+
+def _tiles(batch: PackedBatch) -> int:
+    """Tiles that the longest text can have."""
+    return -(-(batch.longest or batch.tokens) // TILE)
+
+
+def _attention_arguments(
+    fused: Fused, drop: DropoutArgument, batch: PackedBatch, query: Tensor, others: Tensor | None
+) -> tuple[list[Any], int]:
+    """What both ways take first, and the number of texts that are asked for."""
+    width = query.shape[1] if others is not None else query.shape[1] // 3
+    scale = (width // fused.heads) ** -0.5
+    more = (batch.numbers, batch.tokens, scale, drop, int(others is not None))
+    # What fills the row up is a text of its own, which has no first token.
+    return [*_strided(query, others), *more], batch.texts + (others is None)
+
+
+def _strided(query: Tensor, others: Tensor | None) -> list[Any]:
+    """Queries with their stride, keys, values and theirs."""
+    stride = ctypes.c_longlong(query.shape[1])
+    if others is None:
+        _, keys, values = query.chunk(3, dim=1)
+        return [query, stride, keys, values, stride]
+    keys, values = others.chunk(2, dim=1)
+    return [query, stride, keys, values, ctypes.c_longlong(others.shape[1])]
+
+
+class _Take(torch.autograd.Function):
+    """Some rows of the states, which may be the same ones several times."""
+
+    @staticmethod
+    def forward(ctx: Any, fused: Fused, places: Tensor, x: Tensor, x_low: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.fused, ctx.rows = fused, len(x)
+        ctx.save_for_backward(places)
+        ctx.set_materialize_grads(False)
+        y, y_low = (each.new_empty(len(places), each.shape[1]) for each in (x, x_low))
+        fused.launch("take_forward", (len(places),), (256,), x, x_low, places, x.shape[1], y, y_low)
+        return y, y_low
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, g_low: Tensor | None) -> tuple[Any, ...]:
+        (places,) = ctx.saved_tensors
+        taken, width = g.shape
+        g_x = g.new_empty(ctx.rows, width)
+        g_low = None if g_low is None else g_low.contiguous()
+        ctx.fused.launch(
+            "take_backward", (ctx.rows,), (256,), g.contiguous(), g_low, places, taken, width, g_x
+        )
+        return None, None, g_x, None
+
+
+class _Embed(torch.autograd.Function):
+    """dropout(norm(the sum of embeddings)), float32 and low."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        fused: Fused,
+        drop: DropoutArgument,
+        epsilon: float,
+        rows: list[Tensor],
+        paddings: list[int],
+        gamma: Tensor,
+        beta: Tensor,
+        *tables: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        tokens, width = len(rows[0]), tables[0].shape[1]
+        h = gamma.new_empty(tokens, width)
+        y, y_low, moments = torch.empty_like(h), torch.empty_like(h, dtype=fused.low), gamma.new_empty(tokens, 2)
+        read = [each for pair in zip(tables, rows, strict=True) for each in pair] + [None, None] * (3 - len(tables))
+        fused.launch(
+            "embed_forward",
+            (tokens,),
+            _row_block(width),
+            *(*read, gamma, beta, drop, epsilon, width, h, moments, y, y_low),
+        )
+        ctx.fused, ctx.drop, ctx.rows, ctx.paddings = fused, drop, rows, paddings
+        ctx.save_for_backward(h, moments, gamma, *tables)
+        ctx.set_materialize_grads(False)
+        return y, y_low
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, g_low: Tensor | None) -> tuple[Any, ...]:
+        h, moments, gamma, *tables = ctx.saved_tensors
+        fused, (tokens, width) = ctx.fused, h.shape
+        g, g_low = (None if each is None else each.contiguous() for each in (g, g_low))
+        at_norm, g_h = torch.empty_like(h), torch.empty_like(h)
+        fused.launch(
+            "embed_backward",
+            (tokens,),
+            _row_block(width),
+            *(g, g_low, h, moments, gamma, ctx.drop, width, at_norm, g_h),
+        )
+
+        def of_parameters() -> tuple[Tensor, ...]:
+            totals = gamma.new_empty(2, width).unbind()
+            fused.launch(
+                "norm_columns",
+                _columns(width),
+                _COLUMN_BLOCK,
+                *(at_norm, None, h, moments, None, tokens, width, *totals, None),
+            )
+            made = [torch.zeros_like(table) for table in tables]
+            for rows, padding, total in zip(ctx.rows, ctx.paddings, made, strict=True):
+                fused.launch("embedding_rows", (tokens,), (256,), g_h, rows, tokens, padding, width, total)
+            return *totals, *made
+
+        made = fused.side(of_parameters, at_norm, h, moments, g_h)
+        return None, None, None, None, None, *made

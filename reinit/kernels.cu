@@ -1,0 +1,740 @@
+// The parts of a packed training step that are not matrix products, as few kernels as the data's way allows.
+//
+// Law: each computes what its formula says, in float32 whatever its inputs are stored as, and adds up in an order that
+// its arguments fix, so that bits repeat. Dropout's bits are a function of (key, site, place), so that the way back draws
+// them again instead of storing them.
+//
+// Compiled with BF16 (0: `low` is float32, 1: it is bfloat16) and HEAD, the size of an attention head.
+// Shapes: N tokens or rows, B texts, H hidden, h heads of size HEAD.
+
+typedef unsigned int u32;
+typedef long long i64;
+
+#define TILE 32
+#define WARPS 4
+#define OWN (TILE / WARPS)
+#define DIMS ((HEAD + 31) / 32)
+#define ITEMS 4
+#define ALL 0xffffffffu
+#define LOWEST -3e38f
+
+// ------------------------------------------------------------------------------------------------ storage
+
+__device__ void read4(const float* from, float* to)
+{
+    float4 four = *(const float4*)from;
+    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+}
+
+__device__ void write4(float* to, const float* from)
+{
+    float4 four;
+    four.x = from[0], four.y = from[1], four.z = from[2], four.w = from[3];
+    *(float4*)to = four;
+}
+
+__device__ unsigned short rounded(float value)
+{
+    if (value != value)
+        return 0x7fc0;
+    u32 bits = __float_as_uint(value);
+    return (unsigned short)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);  // to the nearest, ties to even
+}
+
+__device__ void write4(unsigned short* to, const float* from)
+{
+    ushort4 four;
+    four.x = rounded(from[0]), four.y = rounded(from[1]), four.z = rounded(from[2]), four.w = rounded(from[3]);
+    *(ushort4*)to = four;
+}
+
+#if BF16
+typedef unsigned short low;
+
+__device__ float wide(low value) { return __uint_as_float((u32)value << 16); }
+__device__ low narrow(float value) { return rounded(value); }
+
+__device__ void read4(const low* from, float* to)
+{
+    ushort4 four = *(const ushort4*)from;
+    to[0] = wide(four.x), to[1] = wide(four.y), to[2] = wide(four.z), to[3] = wide(four.w);
+}
+#else
+typedef float low;
+
+__device__ float wide(low value) { return value; }
+__device__ low narrow(float value) { return value; }
+#endif
+
+// ------------------------------------------------------------------------------------------------ sums
+
+__device__ float warp_sum(float value)
+{
+    for (int far = 16; far; far >>= 1)
+        value += __shfl_xor_sync(ALL, value, far);
+    return value;
+}
+
+__device__ float warp_max(float value)
+{
+    for (int far = 16; far; far >>= 1)
+        value = fmaxf(value, __shfl_xor_sync(ALL, value, far));
+    return value;
+}
+
+// Of two values over the threads of a block of whole warps.
+__device__ float2 block_sums(float first, float second, float2* shared)
+{
+    first = warp_sum(first), second = warp_sum(second);
+    int warps = blockDim.x / 32;
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+        shared[threadIdx.x / 32].x = first;
+        shared[threadIdx.x / 32].y = second;
+    }
+    __syncthreads();
+    float2 sums;
+    sums.x = 0, sums.y = 0;
+    for (int warp = 0; warp < warps; warp++)
+        sums.x += shared[warp].x, sums.y += shared[warp].y;
+    return sums;
+}
+
+// ------------------------------------------------------------------------------------------------ dropout
+
+// Philox4x32 with 10 rounds: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3.
+__device__ void philox(const i64* key, u32 c0, u32 c1, u32 c2, u32* bits)
+{
+    u32 k0 = (u32)key[0], k1 = (u32)((unsigned long long)key[0] >> 32), c3 = 0;
+    for (int round = 0; round < 10; round++) {
+        u32 high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
+        u32 high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
+        c0 = high1 ^ c1 ^ k0, c1 = low1, c2 = high0 ^ c3 ^ k1, c3 = low0;
+        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    }
+    bits[0] = c0, bits[1] = c1, bits[2] = c2, bits[3] = c3;
+}
+
+// Dropped with probability threshold / 2^32, else times `scale`.
+struct Dropout {
+    const i64* key;
+    u32 site, threshold;
+    float scale;
+};
+
+__device__ void factors4(Dropout drop, u32 place, float* factors)
+{
+    u32 bits[4] = {0, 0, 0, 0};
+    if (drop.threshold)
+        philox(drop.key, place / 4, 0, drop.site, bits);
+    for (int i = 0; i < 4; i++)
+        factors[i] = bits[i] >= drop.threshold ? drop.scale : 0.0f;
+}
+
+__device__ float factor(Dropout drop, u32 row, u32 column)
+{
+    if (!drop.threshold)
+        return drop.scale;
+    u32 bits[4];
+    philox(drop.key, column / 4, row, drop.site, bits);
+    u32 own = column % 4 == 0 ? bits[0] : column % 4 == 1 ? bits[1] : column % 4 == 2 ? bits[2] : bits[3];
+    return own >= drop.threshold ? drop.scale : 0.0f;
+}
+
+// ------------------------------------------------------------------------------------------------ normalisation
+
+// y = norm(h) * gamma + beta, h = x + dropout(a + bias); a block a row, its threads a quarter of the width or less.
+// x, h, y float32 [N, H]; a, y_low low [N, H]; moments float32 [N, 2]: mean and reciprocal standard deviation.
+extern "C" __global__ void norm_forward(const float* x, const low* a, const float* bias, const float* gamma,
+    const float* beta, Dropout drop, float epsilon, int width, float* h, float2* moments, float* y, low* y_low)
+{
+    __shared__ float2 shared[32];
+    i64 base = (i64)blockIdx.x * width;
+    float values[ITEMS][4], sum = 0;
+    for (int item = 0; item < ITEMS; item++) {
+        int column = 4 * (threadIdx.x + item * blockDim.x);
+        if (column >= width)
+            continue;
+        float added[4], biases[4], factors[4];
+        read4(x + base + column, values[item]);
+        read4(a + base + column, added);
+        read4(bias + column, biases);
+        factors4(drop, (u32)(base + column), factors);
+        for (int i = 0; i < 4; i++) {
+            values[item][i] += factors[i] * (added[i] + biases[i]);
+            sum += values[item][i];
+        }
+        write4(h + base + column, values[item]);
+    }
+    float mean = block_sums(sum, 0, shared).x / width;
+    sum = 0;
+    for (int item = 0; item < ITEMS; item++)
+        if (4 * (threadIdx.x + item * blockDim.x) < width)
+            for (int i = 0; i < 4; i++)
+                sum += (values[item][i] - mean) * (values[item][i] - mean);
+    float inverse = 1 / sqrtf(block_sums(sum, 0, shared).x / width + epsilon);
+    for (int item = 0; item < ITEMS; item++) {
+        int column = 4 * (threadIdx.x + item * blockDim.x);
+        if (column >= width)
+            continue;
+        float scales[4], shifts[4];
+        read4(gamma + column, scales);
+        read4(beta + column, shifts);
+        for (int i = 0; i < 4; i++)
+            values[item][i] = (values[item][i] - mean) * inverse * scales[i] + shifts[i];
+        write4(y + base + column, values[item]);
+        if (y_low)
+            write4(y_low + base + column, values[item]);
+    }
+    if (threadIdx.x == 0)
+        moments[blockIdx.x].x = mean, moments[blockIdx.x].y = inverse;
+}
+
+// The gradient that arrives: g + g_low, each of which may be missing.
+__device__ void arrived4(const float* g, const low* g_low, i64 place, float* to)
+{
+    float more[4] = {0, 0, 0, 0};
+    to[0] = to[1] = to[2] = to[3] = 0;
+    if (g)
+        read4(g + place, to);
+    if (g_low)
+        read4(g_low + place, more);
+    for (int i = 0; i < 4; i++)
+        to[i] += more[i];
+}
+
+// Gradients to x, float32, and to a, low.
+extern "C" __global__ void norm_backward(const float* g, const low* g_low, const float* h, const float2* moments,
+    const float* gamma, Dropout drop, int width, float* g_x, low* g_a)
+{
+    __shared__ float2 shared[32];
+    i64 base = (i64)blockIdx.x * width;
+    float mean = moments[blockIdx.x].x, inverse = moments[blockIdx.x].y;
+    float normal[ITEMS][4], scaled[ITEMS][4], sum = 0, product = 0;
+    for (int item = 0; item < ITEMS; item++) {
+        int column = 4 * (threadIdx.x + item * blockDim.x);
+        if (column >= width)
+            continue;
+        float scales[4];
+        arrived4(g, g_low, base + column, scaled[item]);
+        read4(h + base + column, normal[item]);
+        read4(gamma + column, scales);
+        for (int i = 0; i < 4; i++) {
+            normal[item][i] = (normal[item][i] - mean) * inverse;
+            scaled[item][i] *= scales[i];
+            sum += scaled[item][i];
+            product += scaled[item][i] * normal[item][i];
+        }
+    }
+    float2 sums = block_sums(sum, product, shared);
+    for (int item = 0; item < ITEMS; item++) {
+        int column = 4 * (threadIdx.x + item * blockDim.x);
+        if (column >= width)
+            continue;
+        float factors[4];
+        factors4(drop, (u32)(base + column), factors);
+        for (int i = 0; i < 4; i++)
+            scaled[item][i] = inverse * (scaled[item][i] - sums.x / width - normal[item][i] * sums.y / width);
+        write4(g_x + base + column, scaled[item]);
+        for (int i = 0; i < 4; i++)
+            scaled[item][i] *= factors[i];
+        write4(g_a + base + column, scaled[item]);
+    }
+}
+
+// Sums over the rows of the threads of one column, of three values; threads are 32 columns by blockDim.y.
+__device__ void column_sums3(float* sums, float (*shared)[33])
+{
+    for (int i = 0; i < 3; i++) {
+        __syncthreads();
+        shared[threadIdx.y][threadIdx.x] = sums[i];
+        __syncthreads();
+        sums[i] = 0;
+        if (threadIdx.y == 0)
+            for (int row = 0; row < (int)blockDim.y; row++)
+                sums[i] += shared[row][threadIdx.x];
+    }
+}
+
+// Gradients to gamma, beta and bias, float32 [H]; g_a as `norm_backward` made it, missing where there was no bias.
+extern "C" __global__ void norm_columns(const float* g, const low* g_low, const float* h, const float2* moments,
+    const low* g_a, int rows, int width, float* g_gamma, float* g_beta, float* g_bias)
+{
+    __shared__ float shared[32][33];
+    int column = blockIdx.x * 32 + threadIdx.x;
+    float sums[3] = {0, 0, 0};
+    if (column < width)
+        for (int row = threadIdx.y; row < rows; row += blockDim.y) {
+            i64 place = (i64)row * width + column;
+            float arrived = (g ? g[place] : 0) + (g_low ? wide(g_low[place]) : 0);
+            sums[0] += arrived * (h[place] - moments[row].x) * moments[row].y;
+            sums[1] += arrived;
+            if (g_a)
+                sums[2] += wide(g_a[place]);
+        }
+    column_sums3(sums, shared);
+    if (threadIdx.y == 0 && column < width)
+        g_gamma[column] = sums[0], g_beta[column] = sums[1];
+    if (g_a && threadIdx.y == 0 && column < width)
+        g_bias[column] = sums[2];
+}
+
+// Sums over rows, float32 [width], of low [rows, width].
+extern "C" __global__ void column_sums(const low* values, int rows, int width, float* totals)
+{
+    __shared__ float shared[32][33];
+    int column = blockIdx.x * 32 + threadIdx.x;
+    float sums[3] = {0, 0, 0};
+    if (column < width)
+        for (int row = threadIdx.y; row < rows; row += blockDim.y)
+            sums[0] += wide(values[(i64)row * width + column]);
+    column_sums3(sums, shared);
+    if (threadIdx.y == 0 && column < width)
+        totals[column] = sums[0];
+}
+
+// ------------------------------------------------------------------------------------------------ activation
+
+// gelu(u + bias), low [N, width]; four values a thread.
+extern "C" __global__ void gelu_forward(const low* u, const float* bias, int width, i64 size, low* result)
+{
+    i64 place = 4 * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
+    if (place >= size)
+        return;
+    float values[4], biases[4];
+    read4(u + place, values);
+    read4(bias + place % width, biases);
+    for (int i = 0; i < 4; i++) {
+        float z = values[i] + biases[i];
+        values[i] = 0.5f * z * (1 + erff(z * 0.70710678118654752f));
+    }
+    write4(result + place, values);
+}
+
+// Gradients to u, low [rows, width], and to bias, float32 [width].
+extern "C" __global__ void gelu_backward(
+    const low* u, const float* bias, const low* g, int rows, int width, low* g_u, float* g_bias)
+{
+    __shared__ float shared[32][33];
+    int column = blockIdx.x * 32 + threadIdx.x;
+    float sums[3] = {0, 0, 0};
+    if (column < width)
+        for (int row = threadIdx.y; row < rows; row += blockDim.y) {
+            i64 place = (i64)row * width + column;
+            float z = wide(u[place]) + bias[column];
+            float slope = 0.5f * (1 + erff(z * 0.70710678118654752f)) + z * 0.39894228040143268f * expf(-0.5f * z * z);
+            low gradient = narrow(wide(g[place]) * slope);
+            g_u[place] = gradient;
+            sums[0] += wide(gradient);
+        }
+    column_sums3(sums, shared);
+    if (threadIdx.y == 0 && column < width)
+        g_bias[column] = sums[0];
+}
+
+// ------------------------------------------------------------------------------------------------ attention
+
+// Where a text's tokens are: first and number; `shared` has room for both.
+__device__ int2 tokens_of(const i64* numbers, int tokens, int text, int* shared)
+{
+    if (threadIdx.x == 0)
+        shared[0] = tokens, shared[1] = 0;
+    __syncthreads();
+    for (int token = threadIdx.x; token < tokens; token += blockDim.x)
+        if (numbers[token] == text) {
+            atomicMin(shared, token);
+            atomicAdd(shared + 1, 1);
+        }
+    __syncthreads();
+    int2 found;
+    found.x = shared[0], found.y = shared[1];
+    return found;
+}
+
+// `count` rows of a head into shared memory; the rest of the tile is zero.
+__device__ void load_tile(const low* from, i64 stride, int count, float (*tile)[HEAD + 1])
+{
+    for (int place = threadIdx.x; place < TILE * HEAD; place += blockDim.x) {
+        int row = place / HEAD, column = place % HEAD;
+        tile[row][column] = row < count ? wide(from[row * stride + column]) : 0;
+    }
+}
+
+__device__ float dot(const float* left, const float* right)
+{
+    float sum = 0;
+    for (int i = 0; i < HEAD; i++)
+        sum += left[i] * right[i];
+    return sum;
+}
+
+// sums[.] += sum over the lanes' rows of weight * row
+__device__ void add_weighted(float weight, int count, float (*rows)[HEAD + 1], int lane, float* sums)
+{
+    for (int row = 0; row < count; row++) {
+        float own = __shfl_sync(ALL, weight, row);
+        for (int i = 0; i < DIMS; i++)
+            if (lane + 32 * i < HEAD)
+                sums[i] += own * rows[row][lane + 32 * i];
+    }
+}
+
+__device__ void write_row(low* to, const float* sums, int lane, float times)
+{
+    for (int i = 0; i < DIMS; i++)
+        if (lane + 32 * i < HEAD)
+            to[lane + 32 * i] = narrow(sums[i] * times);
+}
+
+__device__ int at_most(int value, int most) { return value < most ? value : most; }
+
+// dropout(softmax(scale * q k')) v within each text: a block for (text, head, TILE queries).
+// q low [N or B, q_stride]: all tokens, or each text's first token if `firsts`; k, v low [N, kv_stride]; out low and
+// logs, the logarithm of the softmax's denominator, in the order of q. Texts without a token get zeros.
+extern "C" __global__ void attention_forward(const low* q, i64 q_stride, const low* k, const low* v, i64 kv_stride,
+    const i64* numbers, int tokens, float scale, Dropout drop, int firsts, low* out, float* logs)
+{
+    __shared__ float queries[TILE][HEAD + 1], keys[TILE][HEAD + 1], values[TILE][HEAD + 1];
+    __shared__ int found[2];
+    int text = blockIdx.x, head = blockIdx.y, heads = gridDim.y, first = blockIdx.z * TILE;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int2 range = tokens_of(numbers, tokens, text, found);
+    int asked = firsts ? 1 : range.y;
+    if (first >= asked)
+        return;
+    i64 row0 = firsts ? text : range.x + first, column0 = (i64)head * HEAD;
+    int own = at_most(TILE, asked - first);
+    load_tile(q + row0 * q_stride + column0, q_stride, own, queries);
+    float sums[OWN][DIMS], most[OWN], total[OWN];
+    for (int i = 0; i < OWN; i++) {
+        most[i] = LOWEST, total[i] = 0;
+        for (int j = 0; j < DIMS; j++)
+            sums[i][j] = 0;
+    }
+    for (int start = 0; start < range.y; start += TILE) {
+        int count = at_most(TILE, range.y - start);
+        i64 from = (range.x + start) * kv_stride + column0;
+        __syncthreads();
+        load_tile(k + from, kv_stride, count, keys);
+        load_tile(v + from, kv_stride, count, values);
+        __syncthreads();
+        for (int i = 0; i < OWN; i++) {
+            int query = warp + WARPS * i;
+            if (query >= own)
+                continue;
+            float score = lane < count ? scale * dot(queries[query], keys[lane]) : LOWEST;
+            float higher = fmaxf(most[i], warp_max(score)), shrink = expf(most[i] - higher);
+            float weight = expf(score - higher);
+            total[i] = total[i] * shrink + warp_sum(weight);
+            most[i] = higher;
+            for (int j = 0; j < DIMS; j++)
+                sums[i][j] *= shrink;
+            weight *= factor(drop, (u32)((range.x + first + query) * heads + head), (u32)(start + lane));
+            add_weighted(weight, count, values, lane, sums[i]);
+        }
+    }
+    for (int i = 0; i < OWN; i++) {
+        int query = warp + WARPS * i;
+        if (query >= own)
+            continue;
+        write_row(out + (row0 + query) * heads * HEAD + column0, sums[i], lane, range.y ? 1 / total[i] : 0);
+        if (lane == 0)
+            logs[(row0 + query) * heads + head] = range.y ? most[i] + logf(total[i]) : 0;
+    }
+}
+
+// Gradients to q, k and v, in their layout with strides of their own; even z for queries, odd z for keys and values.
+extern "C" __global__ void attention_backward(const low* q, i64 q_stride, const low* k, const low* v, i64 kv_stride,
+    const i64* numbers, int tokens, int texts, float scale, Dropout drop, int firsts, const low* out,
+    const float* logs, const low* g, low* g_q, i64 g_q_stride, low* g_k, low* g_v, i64 g_kv_stride)
+{
+    __shared__ float queries[TILE][HEAD + 1], keys[TILE][HEAD + 1], values[TILE][HEAD + 1], arrived[TILE][HEAD + 1];
+    __shared__ float deltas[TILE];
+    __shared__ int found[2];
+    int text = blockIdx.x, head = blockIdx.y, heads = gridDim.y, first = blockIdx.z / 2 * TILE;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    bool is_query = blockIdx.z % 2 == 0;
+    int2 range = tokens_of(numbers, tokens, text, found);
+    int asked = firsts ? text < texts : range.y;
+    int mine = is_query ? asked : range.y;
+    if (first >= mine)
+        return;
+    i64 row0 = firsts ? text : range.x, column0 = (i64)head * HEAD, wide_row = (i64)heads * HEAD;
+    int own = at_most(TILE, mine - first);
+    float sums[OWN][DIMS], more[OWN][DIMS];
+    for (int i = 0; i < OWN; i++)
+        for (int j = 0; j < DIMS; j++)
+            sums[i][j] = more[i][j] = 0;
+    if (!is_query) {
+        i64 from = (range.x + first) * kv_stride + column0;
+        load_tile(k + from, kv_stride, own, keys);
+        load_tile(v + from, kv_stride, own, values);
+    }
+    // The other side's tiles, one after another; for queries the gradient's tile is their own.
+    int others = is_query ? range.y : asked;
+    for (int start = 0; start < others || (is_query && start == 0); start += TILE) {
+        int count = at_most(TILE, others - start);
+        __syncthreads();
+        if (is_query) {
+            i64 from = (range.x + start) * kv_stride + column0;
+            load_tile(k + from, kv_stride, count, keys);
+            load_tile(v + from, kv_stride, count, values);
+        }
+        if (!is_query || start == 0) {
+            int begin = is_query ? first : start, number = is_query ? own : count;
+            i64 from = (row0 + begin) * wide_row + column0;
+            load_tile(q + (row0 + begin) * q_stride + column0, q_stride, number, queries);
+            load_tile(g + from, wide_row, number, arrived);
+            for (int query = warp; query < number; query += WARPS) {
+                float sum = 0;
+                for (int column = lane; column < HEAD; column += 32)
+                    sum += wide(g[from + query * wide_row + column]) * wide(out[from + query * wide_row + column]);
+                sum = warp_sum(sum);
+                if (lane == 0)
+                    deltas[query] = sum;
+            }
+        }
+        __syncthreads();
+        for (int i = 0; i < OWN; i++) {
+            int place = warp + WARPS * i;
+            if (place >= own)
+                continue;
+            int query = is_query ? place : lane, key = is_query ? lane : place;
+            int query0 = is_query ? first : start, key0 = is_query ? start : first;
+            float probability = 0, dropped = 0, change = 0;
+            if (lane < count) {
+                float score = scale * dot(queries[query], keys[key]);
+                probability = expf(score - logs[(row0 + query0 + query) * heads + head]);
+                float kept = factor(drop, (u32)((range.x + query0 + query) * heads + head), (u32)(key0 + key));
+                dropped = probability * kept;
+                change = probability * (dot(arrived[query], values[key]) * kept - deltas[query]);
+            }
+            if (is_query)
+                add_weighted(change, count, keys, lane, sums[i]);
+            else {
+                add_weighted(change, count, queries, lane, sums[i]);
+                add_weighted(dropped, count, arrived, lane, more[i]);
+            }
+        }
+    }
+    for (int i = 0; i < OWN; i++) {
+        int place = warp + WARPS * i;
+        if (place >= own)
+            continue;
+        if (is_query)
+            write_row(g_q + (row0 + first + place) * g_q_stride + column0, sums[i], lane, scale);
+        else {
+            write_row(g_k + (range.x + first + place) * g_kv_stride + column0, sums[i], lane, scale);
+            write_row(g_v + (range.x + first + place) * g_kv_stride + column0, more[i], lane, 1);
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ rows
+
+// Rows `places` of x float32 [N, H] and x_low; a block a row of the result.
+extern "C" __global__ void take_forward(
+    const float* x, const low* x_low, const i64* places, int width, float* y, low* y_low)
+{
+    i64 from = places[blockIdx.x] * width, to = (i64)blockIdx.x * width;
+    for (int column = threadIdx.x; column < width; column += blockDim.x) {
+        y[to + column] = x[from + column];
+        if (y_low)
+            y_low[to + column] = x_low[from + column];
+    }
+}
+
+// The gradient to x: of each row the sum of those taken from it, in their order, zero where there is none.
+extern "C" __global__ void take_backward(
+    const float* g, const low* g_low, const i64* places, int taken, int width, float* g_x)
+{
+    for (int column = threadIdx.x; column < width; column += blockDim.x) {
+        float sum = 0;
+        for (int row = 0; row < taken; row++)
+            if (places[row] == blockIdx.x) {
+                sum += g[(i64)row * width + column];
+                if (g_low)
+                    sum += wide(g_low[(i64)row * width + column]);
+            }
+        g_x[(i64)blockIdx.x * width + column] = sum;
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ embeddings
+
+// y = dropout(norm(h) * gamma + beta), h = word[ids] + position[positions] + type[types], the last where there is one.
+extern "C" __global__ void embed_forward(const float* word, const i64* ids, const float* position, const i64* positions,
+    const float* type, const i64* types, const float* gamma, const float* beta, Dropout drop, float epsilon, int width,
+    float* h, float2* moments, float* y, low* y_low)
+{
+    __shared__ float2 shared[32];
+    i64 base = (i64)blockIdx.x * width;
+    float values[ITEMS][4], sum = 0;
+    for (int item = 0; item < ITEMS; item++) {
+        int column = 4 * (threadIdx.x + item * blockDim.x);
+        if (column >= width)
+            continue;
+        float more[4], types4[4] = {0, 0, 0, 0};
+        read4(word + ids[blockIdx.x] * width + column, values[item]);
+        read4(position + positions[blockIdx.x] * width + column, more);
+        if (type)
+            read4(type + types[blockIdx.x] * width + column, types4);
+        for (int i = 0; i < 4; i++) {
+            values[item][i] += types4[i] + more[i];
+            sum += values[item][i];
+        }
+        write4(h + base + column, values[item]);
+    }
+    float mean = block_sums(sum, 0, shared).x / width;
+    sum = 0;
+    for (int item = 0; item < ITEMS; item++)
+        if (4 * (threadIdx.x + item * blockDim.x) < width)
+            for (int i = 0; i < 4; i++)
+                sum += (values[item][i] - mean) * (values[item][i] - mean);
+    float inverse = 1 / sqrtf(block_sums(sum, 0, shared).x / width + epsilon);
+    for (int item = 0; item < ITEMS; item++) {
+        int column = 4 * (threadIdx.x + item * blockDim.x);
+        if (column >= width)
+            continue;
+        float scales[4], shifts[4], factors[4];
+        read4(gamma + column, scales);
+        read4(beta + column, shifts);
+        factors4(drop, (u32)(base + column), factors);
+        for (int i = 0; i < 4; i++)
+            values[item][i] = factors[i] * ((values[item][i] - mean) * inverse * scales[i] + shifts[i]);
+        write4(y + base + column, values[item]);
+        write4(y_low + base + column, values[item]);
+    }
+    if (threadIdx.x == 0)
+        moments[blockIdx.x].x = mean, moments[blockIdx.x].y = inverse;
+}
+
+// What arrives at the norm, and the gradient to h, float32 [N, H].
+extern "C" __global__ void embed_backward(const float* g, const low* g_low, const float* h, const float2* moments,
+    const float* gamma, Dropout drop, int width, float* at_norm, float* g_h)
+{
+    __shared__ float2 shared[32];
+    i64 base = (i64)blockIdx.x * width;
+    float mean = moments[blockIdx.x].x, inverse = moments[blockIdx.x].y;
+    float normal[ITEMS][4], scaled[ITEMS][4], sum = 0, product = 0;
+    for (int item = 0; item < ITEMS; item++) {
+        int column = 4 * (threadIdx.x + item * blockDim.x);
+        if (column >= width)
+            continue;
+        float scales[4], factors[4];
+        arrived4(g, g_low, base + column, scaled[item]);
+        factors4(drop, (u32)(base + column), factors);
+        for (int i = 0; i < 4; i++)
+            scaled[item][i] *= factors[i];
+        write4(at_norm + base + column, scaled[item]);
+        read4(h + base + column, normal[item]);
+        read4(gamma + column, scales);
+        for (int i = 0; i < 4; i++) {
+            normal[item][i] = (normal[item][i] - mean) * inverse;
+            scaled[item][i] *= scales[i];
+            sum += scaled[item][i];
+            product += scaled[item][i] * normal[item][i];
+        }
+    }
+    float2 sums = block_sums(sum, product, shared);
+    for (int item = 0; item < ITEMS; item++) {
+        int column = 4 * (threadIdx.x + item * blockDim.x);
+        if (column >= width)
+            continue;
+        for (int i = 0; i < 4; i++)
+            scaled[item][i] = inverse * (scaled[item][i] - sums.x / width - normal[item][i] * sums.y / width);
+        write4(g_h + base + column, scaled[item]);
+    }
+}
+
+// Adds each row of g up in the row of an embedding that it came from, but for the row `padding`, in their order; `totals`
+// is zero before. A block a row of g: the first of its kind adds up all of them.
+extern "C" __global__ void embedding_rows(
+    const float* g, const i64* rows, int count, int padding, int width, float* totals)
+{
+    i64 own = rows[blockIdx.x];
+    if (own == padding)
+        return;
+    for (int row = 0; row < (int)blockIdx.x; row++)
+        if (rows[row] == own)
+            return;
+    for (int column = threadIdx.x; column < width; column += blockDim.x) {
+        float sum = 0;
+        for (int row = blockIdx.x; row < count; row++)
+            if (rows[row] == own)
+                sum += g[(i64)row * width + column];
+        totals[own * width + column] = sum;
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ AdamW
+
+// What AdamW needs of a parameter.
+struct Trained {
+    float *parameter, *first, *second, *step;
+    const float* gradient;
+    void* copy;  // of the parameter, of its own shape; may be missing
+    i64 size, copy_is_bf16;
+};
+
+// One more step of each parameter, unless `skip`: its two corrections. What gradients are divided by to be clipped.
+extern "C" __global__ void adamw_begin(const Trained* trained, int count, const float* norm, const float* skip,
+    float clip, double beta1, double beta2, float2* corrections, float* divisor)
+{
+    for (int index = threadIdx.x; index < count; index += blockDim.x) {
+        float step = trained[index].step[0] + (1 - skip[0]);
+        trained[index].step[0] = step;
+        corrections[index].x = (float)(1 - pow(beta1, (double)step));
+        corrections[index].y = (float)sqrt(1 - pow(beta2, (double)step));
+    }
+    if (threadIdx.x == 0)
+        divisor[0] = fmaxf(1.0f, (norm[0] + 1e-6f) / clip);
+}
+
+__device__ void adamw_one(float& parameter, float gradient, float& first, float& second, float rate, float decay,
+    float beta1, float beta2, float epsilon, float2 correction)
+{
+    parameter -= rate * decay * parameter;
+    first += (1 - beta1) * (gradient - first);
+    second = beta2 * second + (1 - beta2) * gradient * gradient;
+    parameter -= rate / correction.x * first / (sqrtf(second) / correction.y + epsilon);
+}
+
+// A block for PIECE values of one parameter: `pieces` names the parameter and which of its pieces.
+#define PIECE 2048
+extern "C" __global__ void adamw(const Trained* trained, const int2* pieces, const float2* corrections,
+    const float* divisor, const float* skip, float rate, float decay, float beta1, float beta2, float epsilon)
+{
+    if (skip[0] != 0)
+        return;
+    Trained own = trained[pieces[blockIdx.x].x];
+    float2 correction = corrections[pieces[blockIdx.x].x];
+    i64 from = (i64)pieces[blockIdx.x].y * PIECE, to = from + PIECE < own.size ? from + PIECE : own.size;
+    float times = 1 / divisor[0];
+    for (i64 place = from + 4 * threadIdx.x; place < to; place += 4 * blockDim.x) {
+        if (place + 4 <= to) {
+            float p[4], g[4], m[4], v[4];
+            read4(own.parameter + place, p);
+            read4(own.gradient + place, g);
+            read4(own.first + place, m);
+            read4(own.second + place, v);
+            for (int i = 0; i < 4; i++)
+                adamw_one(p[i], g[i] * times, m[i], v[i], rate, decay, beta1, beta2, epsilon, correction);
+            write4(own.parameter + place, p);
+            write4(own.first + place, m);
+            write4(own.second + place, v);
+            if (own.copy && own.copy_is_bf16)
+                write4((unsigned short*)own.copy + place, p);
+            else if (own.copy)
+                write4((float*)own.copy + place, p);
+        } else
+            for (i64 one = place; one < to; one++) {
+                adamw_one(own.parameter[one], own.gradient[one] * times, own.first[one], own.second[one], rate, decay,
+                    beta1, beta2, epsilon, correction);
+                if (own.copy && own.copy_is_bf16)
+                    ((unsigned short*)own.copy)[one] = rounded(own.parameter[one]);
+                else if (own.copy)
+                    ((float*)own.copy)[one] = own.parameter[one];
+            }
+    }
+}

@@ -1,0 +1,113 @@
+"""`kernels.cu`, compiled for the card at hand and launched.
+
+Law: compiled in the process, by the library that comes with torch's CUDA build; nothing is written and no compiler has
+to be installed. What a kernel computes is said in `kernels.cu`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from jobs.errors import ConfigurationError
+
+SOURCE: Final = Path(__file__).with_name("kernels.cu")
+
+Argument = Tensor | int | float | ctypes.Structure | ctypes.c_longlong | ctypes.c_double | None
+"""A tensor is its address, None no address, an int C's int, a float C's float."""
+
+
+class Launch(Protocol):
+    """Starts a kernel of `kernels.cu` on the current stream; `grid` and `block` are sizes of one to three dimensions."""
+
+    def __call__(self, name: str, grid: Sequence[int], block: Sequence[int], *arguments: Argument) -> None: ...
+
+
+class DropoutArgument(ctypes.Structure):
+    """`Dropout` of `kernels.cu`."""
+
+    _fields_ = (
+        ("key", ctypes.c_void_p),
+        ("site", ctypes.c_uint32),
+        ("threshold", ctypes.c_uint32),
+        ("scale", ctypes.c_float),
+    )
+
+
+def packed_arguments(arguments: Sequence[Argument]) -> tuple[Any, list[Any]]:
+    """An array of addresses, as CUDA's launch takes them, and what it points at."""
+    values = [_in_c(argument) for argument in arguments]
+    return (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values)), values
+
+
+def _in_c(argument: Argument) -> Any:
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p(0 if argument is None else argument.data_ptr())
+    if isinstance(argument, int):
+        return ctypes.c_int(argument)
+    return ctypes.c_float(argument) if isinstance(argument, float) else argument
+
+
+@functools.cache
+def kernels_for(low: torch.dtype, head: int, device: int) -> Launch:
+    """The kernels for activations stored as `low` and attention heads of size `head`, on a CUDA device.
+
+    Raises:
+        ConfigurationError: NVIDIA's bindings for Python are not installed, or the source cannot be compiled for the card.
+    """
+    try:
+        from cuda.bindings import driver, nvrtc
+    except ImportError as error:
+        raise ConfigurationError(
+            "the GPU's kernels cannot be compiled",
+            expected="cuda-bindings, which comes with torch's CUDA build",
+            got=str(error),
+            remedy="pip install cuda-bindings of torch's CUDA version",
+        ) from error
+
+    def checked(answer: tuple[Any, ...], what: str, log: str = "") -> Any:
+        code, *values = answer
+        if int(code):
+            # In the words by which a fault of the card is known.
+            raise RuntimeError(f"CUDA error: {code.name} in {what}{log}")
+        return values[0] if values else None
+
+    properties: Any = torch.cuda.get_device_properties(device)
+    options = [
+        f"--gpu-architecture=sm_{properties.major}{properties.minor}",
+        f"-DBF16={int(low is torch.bfloat16)}",
+        f"-DHEAD={head}",
+    ]
+    flags = [option.encode() for option in options]
+    program = checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), b"kernels.cu", 0, [], []), "nvrtcCreateProgram")
+    compiled = nvrtc.nvrtcCompileProgram(program, len(flags), flags)
+    if int(compiled[0]):
+        log = b" " * checked(nvrtc.nvrtcGetProgramLogSize(program), "nvrtcGetProgramLogSize")
+        checked(nvrtc.nvrtcGetProgramLog(program, log), "nvrtcGetProgramLog")
+        raise ConfigurationError(
+            "the GPU's kernels cannot be compiled",
+            where=f"{torch.cuda.get_device_name(device)}, {options[0]}",
+            got=log.decode(errors="replace").strip("\0 \n"),
+        )
+    code = b" " * checked(nvrtc.nvrtcGetCUBINSize(program), "nvrtcGetCUBINSize")
+    checked(nvrtc.nvrtcGetCUBIN(program, code), "nvrtcGetCUBIN")
+    checked(nvrtc.nvrtcDestroyProgram(program), "nvrtcDestroyProgram")
+    torch.cuda.current_stream(device)  # there is a context now
+    module = checked(driver.cuModuleLoadData(code), "cuModuleLoadData")
+    functions: dict[str, Any] = {}
+
+    def launch(name: str, grid: Sequence[int], block: Sequence[int], *arguments: Argument) -> None:
+        if name not in functions:
+            functions[name] = checked(driver.cuModuleGetFunction(module, name.encode()), name)
+        addresses, _values = packed_arguments(arguments)
+        stream = torch.cuda.current_stream(device).cuda_stream
+        sizes = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
+        checked(driver.cuLaunchKernel(functions[name], *sizes, 0, stream, ctypes.addressof(addresses), 0), name)
+
+    return launch

@@ -1,0 +1,163 @@
+// Enough of CUDA to run kernels on a processor: a block's threads are fibers that wait for each other where CUDA's do.
+// Shared memory is a function's static variable, since blocks run one after another.
+
+#include <cmath>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __shared__ static
+
+struct int2 { int x, y; };
+struct float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) ushort4 { unsigned short x, y, z, w; };
+struct Index { int x, y, z; };
+
+static Index threadIdx, blockIdx, blockDim, gridDim;
+
+namespace fibers {
+const size_t STACK = 1 << 16;
+struct Barrier { int arrived = 0, generation = 0, members = 0; };
+struct Fiber { ucontext_t context; Index thread; bool is_done; std::vector<char> stack; unsigned slot; };
+static std::vector<Fiber> all;
+static std::vector<Barrier> warps;
+static Barrier block;
+static ucontext_t scheduler;
+static int current;
+static void (*body)(void*);
+static void* closure;
+
+static void yield()
+{
+    int own = current;
+    swapcontext(&all[own].context, &scheduler);
+    current = own;
+    threadIdx = all[own].thread;
+}
+static void wait(Barrier& barrier)
+{
+    int generation = barrier.generation;
+    if (++barrier.arrived == barrier.members) {
+        barrier.arrived = 0;
+        barrier.generation++;
+        return;
+    }
+    while (barrier.generation == generation)
+        yield();
+}
+static void leave(Barrier& barrier)
+{
+    if (--barrier.members && barrier.arrived == barrier.members) {
+        barrier.arrived = 0;
+        barrier.generation++;
+    }
+}
+static void start()
+{
+    body(closure);
+    all[current].is_done = true;
+    leave(block);
+    leave(warps[current / 32]);
+    swapcontext(&all[current].context, &scheduler);
+}
+static void run_block()
+{
+    int threads = blockDim.x * blockDim.y * blockDim.z;
+    all.resize(threads);
+    warps.assign((threads + 31) / 32, Barrier());
+    block = Barrier();
+    block.members = threads;
+    for (int i = 0; i < threads; i++) {
+        Fiber& fiber = all[i];
+        fiber.is_done = false;
+        fiber.thread = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
+        fiber.stack.resize(STACK);
+        warps[i / 32].members++;
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = STACK;
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, start, 0);
+    }
+    for (bool is_busy = true; is_busy;) {
+        is_busy = false;
+        for (current = 0; current < threads; current++)
+            if (!all[current].is_done) {
+                is_busy = true;
+                int own = current;
+                threadIdx = all[own].thread;
+                swapcontext(&scheduler, &all[own].context);
+                current = own;
+            }
+    }
+}
+template <class... A, size_t... I>
+void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>)
+{
+    kernel(*static_cast<A*>(arguments[I])...);
+}
+template <class... A> void launch(void (*kernel)(A...), const int* sizes, void** arguments)
+{
+    static void (*own)(A...);
+    static void** given;
+    own = kernel;
+    given = arguments;
+    body = [](void*) { call(own, given, std::index_sequence_for<A...>()); };
+    gridDim = {sizes[0], sizes[1], sizes[2]};
+    blockDim = {sizes[3], sizes[4], sizes[5]};
+    for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
+        for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
+            for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++)
+                run_block();
+}
+template <class V> V exchanged(V value, int lane)
+{
+    static_assert(sizeof(V) == 4, "a register");
+    Barrier& warp = warps[current / 32];
+    std::memcpy(&all[current].slot, &value, 4);
+    wait(warp);
+    V result;
+    std::memcpy(&result, &all[current / 32 * 32 + lane].slot, 4);
+    wait(warp);
+    return result;
+}
+}
+
+static void __syncthreads() { fibers::wait(fibers::block); }
+template <class V> V __shfl_xor_sync(unsigned, V value, int far)
+{
+    return fibers::exchanged(value, fibers::current % 32 ^ far);
+}
+template <class V> V __shfl_sync(unsigned, V value, int lane) { return fibers::exchanged(value, lane); }
+static int atomicMin(int* at, int value)
+{
+    int old = *at;
+    *at = value < old ? value : old;
+    return old;
+}
+static int atomicAdd(int* at, int value)
+{
+    int old = *at;
+    *at += value;
+    return old;
+}
+static unsigned __umulhi(unsigned left, unsigned right) { return (unsigned long long)left * right >> 32; }
+static float __uint_as_float(unsigned bits)
+{
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+static unsigned __float_as_uint(float value)
+{
+    unsigned bits;
+    std::memcpy(&bits, &value, 4);
+    return bits;
+}

@@ -1,0 +1,42 @@
+"""`kernels.cu` on a processor, one thread after another: what it computes can be seen without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from reinit.kernels import SOURCE, Argument, Launch, packed_arguments
+
+CUDA: Final = Path(__file__).with_name("cuda_on_a_cpu.h")
+
+
+@functools.cache
+def emulated(low: torch.dtype, head: int, source: str = SOURCE.read_text(encoding="utf-8")) -> Launch:
+    """As `kernels_for`, for tensors on a CPU."""
+    names = re.findall(r"__global__ void (\w+)\(", source)
+    entries = [
+        f'extern "C" void run_{name}(const int* sizes, void** arguments) {{ fibers::launch({name}, sizes, arguments); }}'
+        for name in names
+    ]
+    with tempfile.TemporaryDirectory() as made:
+        file, library = Path(made, "kernels.cpp"), Path(made, "kernels.so")
+        file.write_text("\n".join([f'#include "{CUDA}"', "#line 1", source, *entries]), encoding="utf-8")
+        flags = ["-O1", "-std=c++17", "-fPIC", "-shared", f"-DBF16={int(low is torch.bfloat16)}", f"-DHEAD={head}"]
+        subprocess.run(["g++", *flags, "-o", str(library), str(file)], check=True, timeout=120)
+        loaded = ctypes.CDLL(str(library))
+
+    def launch(name: str, grid: Sequence[int], block: Sequence[int], *arguments: Argument) -> None:
+        sizes = [*grid, *[1] * (3 - len(grid)), *block, *[1] * (3 - len(block))]
+        addresses, _values = packed_arguments(arguments)
+        assert all(each.is_contiguous() or each.stride(-1) == 1 for each in arguments if isinstance(each, torch.Tensor))
+        loaded[f"run_{name}"]((ctypes.c_int * 6)(*sizes), addresses)
+
+    return launch
