@@ -43,6 +43,7 @@ def suits(layers: Sequence[Layer], heads: int) -> bool:
         and width <= WIDEST
         and layers[0].up.weight.shape[0] % 4 == 0
         and width // heads <= LARGEST_HEAD
+        and width // heads % 4 == 0
         and all(_is_gelu(layer.activation) for layer in layers)
     )
 
@@ -108,30 +109,37 @@ class Copies:
 
 
 class Side:
-    """A stream for what the way back does not wait for; on a CPU it is done at once."""
+    """Gradients of parameters, on a stream that the way back does not wait for; on a CPU each is made at once."""
 
     def __init__(self, device: torch.device) -> None:
         """Of `device`."""
         is_gpu = device.type == "cuda"
         self._stream: Any = torch.cuda.Stream(device) if is_gpu else None  # type: ignore[no-untyped-call]
         self._used: list[object] = []
+        self._made: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, work: Callable[[], tuple[Tensor, ...]], *used: Tensor) -> tuple[Tensor, ...]:
-        """What `work` makes of `used`, which is there after `join`."""
+    def __call__(self, parameters: Sequence[Tensor], used: Sequence[Tensor], work: Callable[[], Sequence[Tensor]]) -> None:
+        """Have `work` make the gradient of each of these, of what it reads in `used`."""
         if self._stream is None:
-            return work()
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
             made = work()
-        # The allocator hands memory on in the order of the stream that asked for it, and would not wait for this one.
-        self._used.append((used, made))
-        return made
+        else:
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                made = work()
+            # The allocator hands memory on in the order of the stream that asked for it, and would not wait for this one.
+            self._used.append(used)
+        self._made += zip(parameters, made, strict=True)
 
     def join(self) -> None:
-        """Wait, on the device, for all of it."""
+        """Wait for all of it, on the device, and give each parameter its gradient."""
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
-            self._used.clear()
+        for parameter, gradient in self._made:
+            if parameter.requires_grad:
+                assert parameter.grad is None  # noqa: S101  each is used once
+                parameter.grad = gradient
+        self._used.clear()
+        self._made.clear()
 
 
 class Fused:
@@ -233,7 +241,7 @@ class Fused:
         return attend(query, key, value, lambda each: nn.functional.dropout(each, probability), is_last=is_last)
 
     def _linear(self, values: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Tensor) -> Tensor:
-        result: Tensor = _Linear.apply(self, values, weight, bias, *parameters)  # type: ignore[no-untyped-call]
+        result: Tensor = _Linear.apply(self, values, weight, bias, list(parameters))  # type: ignore[no-untyped-call]
         return result
 
     def _norm(
@@ -262,6 +270,7 @@ def _columns(width: int) -> tuple[int]:
 
 
 _COLUMN_BLOCK: Final = (32, 32)
+_ATTENTION_BLOCK: Final = (512,)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -274,14 +283,13 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """values @ weight' + bias; gradients go to the parameters whose copies weight and bias are."""
+    """values @ weight' + bias, whose gradients go to the parameters that weight and bias are copies of."""
 
     @staticmethod
     def forward(
-        ctx: Any, fused: Fused, values: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Tensor
+        ctx: Any, fused: Fused, values: Tensor, weight: Tensor, bias: Tensor | None, parameters: list[Tensor]
     ) -> Tensor:
-        ctx.fused, ctx.has_bias = fused, bias is not None
-        ctx.sizes = [len(each) for each in parameters if each.ndim == 2]
+        ctx.fused, ctx.has_bias, ctx.parameters = fused, bias is not None, parameters
         ctx.save_for_backward(values, weight)
         if bias is None:
             return torch.mm(values, weight.t())
@@ -291,18 +299,21 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         values, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
-        rows, width = gradient.shape
+        sizes = [len(each) for each in ctx.parameters if each.ndim == 2]
 
-        def of_parameters() -> tuple[Tensor, ...]:
-            made = _product(gradient.t(), values).split(ctx.sizes)
-            if not ctx.has_bias:
-                return made
-            sums = gradient.new_empty(width, dtype=torch.float32)
-            ctx.fused.launch("column_sums", _columns(width), _COLUMN_BLOCK, gradient, rows, width, sums)
-            return *made, *sums.split(ctx.sizes)
+        def of_parameters() -> list[Tensor]:
+            made = [*_product(gradient.t(), values).split(sizes)]
+            return [*made, *_column_sums(ctx.fused, gradient).split(sizes)] if ctx.has_bias else made
 
-        back = torch.mm(gradient, weight) if ctx.needs_input_grad[1] else None
-        return None, back, None, None, *ctx.fused.side(of_parameters, gradient, values)
+        ctx.fused.side(ctx.parameters, (gradient, values), of_parameters)
+        return None, torch.mm(gradient, weight), None, None, None
+
+
+def _column_sums(fused: Fused, values: Tensor) -> Tensor:
+    rows, width = values.shape
+    sums = values.new_empty(width, dtype=torch.float32)
+    fused.launch("column_sums", _columns(width), _COLUMN_BLOCK, values, rows, width, sums)
+    return sums
 
 
 class _ResidualNorm(torch.autograd.Function):
@@ -329,7 +340,7 @@ class _ResidualNorm(torch.autograd.Function):
             _row_block(width),
             *(x, a, bias, gamma, beta, drop, epsilon, width, h, moments, y, y_low),
         )
-        ctx.fused, ctx.drop, ctx.dtype = fused, drop, a.dtype
+        ctx.fused, ctx.drop, ctx.dtype, ctx.parameters = fused, drop, a.dtype, (gamma, beta, bias)
         ctx.save_for_backward(h, moments, gamma)
         ctx.set_materialize_grads(False)
         return y, y_low
@@ -347,7 +358,7 @@ class _ResidualNorm(torch.autograd.Function):
             *(g, g_low, h, moments, gamma, ctx.drop, width, g_x, g_a),
         )
 
-        def of_parameters() -> tuple[Tensor, ...]:
+        def of_parameters() -> Sequence[Tensor]:
             totals = gamma.new_empty(3, width).unbind()
             fused.launch(
                 "norm_columns", _columns(width), _COLUMN_BLOCK, g, g_low, h, moments, g_a, rows, width, *totals
@@ -355,8 +366,8 @@ class _ResidualNorm(torch.autograd.Function):
             return totals
 
         used = [each for each in (g, g_low, h, moments, g_a) if each is not None]
-        g_gamma, g_beta, g_bias = fused.side(of_parameters, *used)
-        return None, None, None, g_x, g_a, g_bias, g_gamma, g_beta
+        fused.side(ctx.parameters, used, of_parameters)
+        return None, None, None, g_x, g_a, None, None, None
 
 
 class _Gelu(torch.autograd.Function):
@@ -366,21 +377,26 @@ class _Gelu(torch.autograd.Function):
     def forward(ctx: Any, fused: Fused, u: Tensor, bias: Tensor) -> Tensor:
         ctx.fused = fused
         ctx.save_for_backward(u, bias)
-        result, threads = torch.empty_like(u), 256
-        blocks = -(-u.numel() // (4 * threads))
-        size = ctypes.c_longlong(u.numel())
-        fused.launch("gelu_forward", (blocks,), (threads,), u, bias, u.shape[1], size, result)
+        result = torch.empty_like(u)
+        fused.launch("gelu_forward", *_by_fours(u), u, bias, *_sizes(u), result)
         return result
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         u, bias = ctx.saved_tensors
-        rows, width = u.shape
-        g_u, g_bias = torch.empty_like(u), torch.empty_like(bias)
-        ctx.fused.launch(
-            "gelu_backward", _columns(width), _COLUMN_BLOCK, u, bias, g.contiguous(), rows, width, g_u, g_bias
-        )
-        return None, g_u, g_bias
+        g_u = torch.empty_like(u)
+        ctx.fused.launch("gelu_backward", *_by_fours(u), u, bias, g.contiguous(), *_sizes(u), g_u)
+        ctx.fused.side([bias], [g_u], lambda: [_column_sums(ctx.fused, g_u)])
+        return None, g_u, None
+
+
+def _by_fours(values: Tensor) -> tuple[tuple[int], tuple[int]]:
+    """Blocks whose threads have four values each."""
+    return (-(-values.numel() // 1024),), (256,)
+
+
+def _sizes(values: Tensor) -> tuple[int, ctypes.c_longlong]:
+    return values.shape[1], ctypes.c_longlong(values.numel())
 
 
 class _Attention(torch.autograd.Function):
@@ -395,7 +411,7 @@ class _Attention(torch.autograd.Function):
         out = query.new_empty(len(query), width)
         logs = query.new_empty(len(query), fused.heads, dtype=torch.float32)
         tiles = 1 if others is not None else _tiles(batch)
-        fused.launch("attention_forward", (texts, fused.heads, tiles), (128,), *arguments, out, logs)
+        fused.launch("attention_forward", (texts, fused.heads, tiles), _ATTENTION_BLOCK, *arguments, out, logs)
         ctx.fused, ctx.drop, ctx.batch = fused, drop, batch
         ctx.save_for_backward(query, others, out, logs)
         return out
@@ -409,7 +425,7 @@ class _Attention(torch.autograd.Function):
         g_query, g_others = torch.empty_like(query), None if others is None else torch.empty_like(others)
         grid = (batch.texts + 1, heads, 2 * _tiles(batch))
         fused.launch(
-            "attention_backward", grid, (128,), *arguments, out, logs, g.contiguous(), *_strided(g_query, g_others)
+            "attention_backward", grid, _ATTENTION_BLOCK, *arguments, out, logs, g.contiguous(), *_strided(g_query, g_others)
         )
         return None, None, None, g_query, g_others
 
@@ -490,13 +506,14 @@ class _Embed(torch.autograd.Function):
             *(*read, gamma, beta, drop, epsilon, width, h, moments, y, y_low),
         )
         ctx.fused, ctx.drop, ctx.rows, ctx.paddings = fused, drop, rows, paddings
-        ctx.save_for_backward(h, moments, gamma, *tables)
+        ctx.parameters = (gamma, beta, *tables)
+        ctx.save_for_backward(h, moments, gamma)
         ctx.set_materialize_grads(False)
         return y, y_low
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, g_low: Tensor | None) -> tuple[Any, ...]:
-        h, moments, gamma, *tables = ctx.saved_tensors
+        h, moments, gamma = ctx.saved_tensors
         fused, (tokens, width) = ctx.fused, h.shape
         g, g_low = (None if each is None else each.contiguous() for each in (g, g_low))
         at_norm, g_h = torch.empty_like(h), torch.empty_like(h)
@@ -507,7 +524,7 @@ class _Embed(torch.autograd.Function):
             *(g, g_low, h, moments, gamma, ctx.drop, width, at_norm, g_h),
         )
 
-        def of_parameters() -> tuple[Tensor, ...]:
+        def of_parameters() -> Sequence[Tensor]:
             totals = gamma.new_empty(2, width).unbind()
             fused.launch(
                 "norm_columns",
@@ -515,10 +532,12 @@ class _Embed(torch.autograd.Function):
                 _COLUMN_BLOCK,
                 *(at_norm, None, h, moments, None, tokens, width, *totals, None),
             )
-            made = [torch.zeros_like(table) for table in tables]
+            made = [torch.zeros_like(table) for table in ctx.parameters[2:]]
             for rows, padding, total in zip(ctx.rows, ctx.paddings, made, strict=True):
-                fused.launch("embedding_rows", (tokens,), (256,), g_h, rows, tokens, padding, width, total)
+                fused.launch(
+                    "embedding_rows", (tokens,), _row_block(width), g_h, rows, tokens, padding, width, total
+                )
             return *totals, *made
 
-        made = fused.side(of_parameters, at_norm, h, moments, g_h)
-        return None, None, None, None, None, *made
+        fused.side(ctx.parameters, (at_norm, h, moments, g_h), of_parameters)
+        return (None,) * (5 + len(ctx.parameters))

@@ -11,10 +11,11 @@ typedef unsigned int u32;
 typedef long long i64;
 
 #define TILE 32
-#define WARPS 4
+#define WARPS 16
 #define OWN (TILE / WARPS)
 #define DIMS ((HEAD + 31) / 32)
 #define ITEMS 4
+#define SEGMENT 1024
 #define ALL 0xffffffffu
 #define LOWEST -3e38f
 
@@ -311,25 +312,22 @@ extern "C" __global__ void gelu_forward(const low* u, const float* bias, int wid
     write4(result + place, values);
 }
 
-// Gradients to u, low [rows, width], and to bias, float32 [width].
-extern "C" __global__ void gelu_backward(
-    const low* u, const float* bias, const low* g, int rows, int width, low* g_u, float* g_bias)
+// The gradient to u and to u + bias, low [N, width]; four values a thread.
+extern "C" __global__ void gelu_backward(const low* u, const float* bias, const low* g, int width, i64 size, low* g_u)
 {
-    __shared__ float shared[32][33];
-    int column = blockIdx.x * 32 + threadIdx.x;
-    float sums[3] = {0, 0, 0};
-    if (column < width)
-        for (int row = threadIdx.y; row < rows; row += blockDim.y) {
-            i64 place = (i64)row * width + column;
-            float z = wide(u[place]) + bias[column];
-            float slope = 0.5f * (1 + erff(z * 0.70710678118654752f)) + z * 0.39894228040143268f * expf(-0.5f * z * z);
-            low gradient = narrow(wide(g[place]) * slope);
-            g_u[place] = gradient;
-            sums[0] += wide(gradient);
-        }
-    column_sums3(sums, shared);
-    if (threadIdx.y == 0 && column < width)
-        g_bias[column] = sums[0];
+    i64 place = 4 * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
+    if (place >= size)
+        return;
+    float values[4], biases[4], gradients[4];
+    read4(u + place, values);
+    read4(bias + place % width, biases);
+    read4(g + place, gradients);
+    for (int i = 0; i < 4; i++) {
+        float z = values[i] + biases[i];
+        float slope = 0.5f * (1 + erff(z * 0.70710678118654752f)) + z * 0.39894228040143268f * expf(-0.5f * z * z);
+        values[i] = gradients[i] * slope;
+    }
+    write4(g_u + place, values);
 }
 
 // ------------------------------------------------------------------------------------------------ attention
@@ -351,26 +349,31 @@ __device__ int2 tokens_of(const i64* numbers, int tokens, int text, int* shared)
     return found;
 }
 
-// `count` rows of a head into shared memory; the rest of the tile is zero.
+// `count` rows of a head into shared memory; the rest of the tile is left as it is.
 __device__ void load_tile(const low* from, i64 stride, int count, float (*tile)[HEAD + 1])
 {
-    for (int place = threadIdx.x; place < TILE * HEAD; place += blockDim.x) {
+    for (int place = 4 * threadIdx.x; place < count * HEAD; place += 4 * blockDim.x) {
         int row = place / HEAD, column = place % HEAD;
-        tile[row][column] = row < count ? wide(from[row * stride + column]) : 0;
+        float four[4];
+        read4(from + row * stride + column, four);
+        for (int i = 0; i < 4; i++)
+            tile[row][column + i] = four[i];
     }
 }
 
 __device__ float dot(const float* left, const float* right)
 {
-    float sum = 0;
+    float sums[4] = {0, 0, 0, 0};
+#pragma unroll
     for (int i = 0; i < HEAD; i++)
-        sum += left[i] * right[i];
-    return sum;
+        sums[i % 4] += left[i] * right[i];
+    return sums[0] + sums[1] + (sums[2] + sums[3]);
 }
 
 // sums[.] += sum over the lanes' rows of weight * row
 __device__ void add_weighted(float weight, int count, float (*rows)[HEAD + 1], int lane, float* sums)
 {
+#pragma unroll 8
     for (int row = 0; row < count; row++) {
         float own = __shfl_sync(ALL, weight, row);
         for (int i = 0; i < DIMS; i++)
@@ -652,18 +655,48 @@ extern "C" __global__ void embed_backward(const float* g, const low* g_low, cons
 extern "C" __global__ void embedding_rows(
     const float* g, const i64* rows, int count, int padding, int width, float* totals)
 {
+    __shared__ int alike[SEGMENT], number;
     i64 own = rows[blockIdx.x];
     if (own == padding)
         return;
-    for (int row = 0; row < (int)blockIdx.x; row++)
-        if (rows[row] == own)
+    float sums[ITEMS][4];
+    for (int item = 0; item < ITEMS; item++)
+        for (int i = 0; i < 4; i++)
+            sums[item][i] = 0;
+    for (int start = 0; start < count; start += SEGMENT) {
+        __syncthreads();
+        if (threadIdx.x < 32) {
+            int found = 0;
+            for (int from = start; from < start + SEGMENT && from < count; from += 32) {
+                int row = from + threadIdx.x;
+                u32 same = __ballot_sync(ALL, row < count && rows[row] == own);
+                if (same >> threadIdx.x & 1)
+                    alike[found + __popc(same & ((1u << threadIdx.x) - 1))] = row;
+                found += __popc(same);
+            }
+            if (threadIdx.x == 0)
+                number = found;
+        }
+        __syncthreads();
+        if (number && alike[0] < (int)blockIdx.x)
             return;
-    for (int column = threadIdx.x; column < width; column += blockDim.x) {
-        float sum = 0;
-        for (int row = blockIdx.x; row < count; row++)
-            if (rows[row] == own)
-                sum += g[(i64)row * width + column];
-        totals[own * width + column] = sum;
+        for (int item = 0; item < ITEMS; item++) {
+            int column = 4 * (threadIdx.x + item * blockDim.x);
+            if (column >= width)
+                continue;
+#pragma unroll 8
+            for (int index = 0; index < number; index++) {
+                float more[4];
+                read4(g + (i64)alike[index] * width + column, more);
+                for (int i = 0; i < 4; i++)
+                    sums[item][i] += more[i];
+            }
+        }
+    }
+    for (int item = 0; item < ITEMS; item++) {
+        int column = 4 * (threadIdx.x + item * blockDim.x);
+        if (column < width)
+            write4(totals + own * width + column, sums[item]);
     }
 }
 

@@ -211,7 +211,9 @@ class PackedClassifier(nn.Module):
         layers = [self._family.layer(layer) for layer in self._stack[0].layers]
         for layer in layers:
             states = fused.layer(layer, batch, attend, states, is_last=layer is layers[-1])
-        return self._family.head(self.network, states[0].unsqueeze(1))
+        # So few rows that nothing is saved by casts.
+        with torch.autocast(states[0].device.type, enabled=False):
+            return self._family.head(self.network, states[0].unsqueeze(1))
 
     def _weights(self, layers: Sequence[Layer], device: torch.device) -> Weights:
         """Weight and bias of linear maps of the layers, by module; one for query, key and value, by the query's.

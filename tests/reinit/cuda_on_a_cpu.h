@@ -136,6 +136,14 @@ template <class V> V __shfl_xor_sync(unsigned, V value, int far)
     return fibers::exchanged(value, fibers::current % 32 ^ far);
 }
 template <class V> V __shfl_sync(unsigned, V value, int lane) { return fibers::exchanged(value, lane); }
+static unsigned __ballot_sync(unsigned, bool is_set)
+{
+    unsigned bits = 0;
+    for (int lane = 0; lane < 32; lane++)
+        bits |= fibers::exchanged((unsigned)is_set, lane) << lane;
+    return bits;
+}
+static int __popc(unsigned bits) { return __builtin_popcount(bits); }
 static int atomicMin(int* at, int value)
 {
     int old = *at;
