@@ -59,6 +59,8 @@ def build_engine(
         dist_init_required=False,
     )
     engine.checkpoint_engine = RestrictedEngine()
+    # Its own looks for the names of all parameters first, at every step.
+    engine.zero_grad = optimiser.zero_grad
     if ranks.world_size == 1:
         # With one rank the all-reduce only copies every gradient twice, a quarter of a CPU step.
         engine.enable_backward_allreduce = False

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 WIDEST: Final = 4096
 LARGEST_HEAD: Final = 64
-TILE: Final = 32
-"""As in `kernels.cu`."""
+COLUMNS: Final = 32
+ROWS: Final = 16
+"""As in `kernels.cu`: columns of a block that sums them, rows of a block of attention."""
 
 
 def suits(layers: Sequence[Layer], heads: int) -> bool:
@@ -266,11 +267,11 @@ def _row_block(width: int) -> tuple[int]:
 
 
 def _columns(width: int) -> tuple[int]:
-    return (-(-width // TILE),)
+    return (-(-width // COLUMNS),)
 
 
-_COLUMN_BLOCK: Final = (32, 32)
-_ATTENTION_BLOCK: Final = (512,)
+_COLUMN_BLOCK: Final = (COLUMNS, 32)
+_ATTENTION_BLOCK: Final = (32 * ROWS,)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -406,12 +407,12 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, fused: Fused, drop: DropoutArgument, batch: PackedBatch, query: Tensor, others: Tensor | None
     ) -> Tensor:
-        arguments, texts = _attention_arguments(fused, drop, batch, query, others)
         width = query.shape[1] if others is not None else query.shape[1] // 3
         out = query.new_empty(len(query), width)
         logs = query.new_empty(len(query), fused.heads, dtype=torch.float32)
-        tiles = 1 if others is not None else _tiles(batch)
-        fused.launch("attention_forward", (texts, fused.heads, tiles), _ATTENTION_BLOCK, *arguments, out, logs)
+        arguments = _attention_arguments(fused, drop, batch, query, others)
+        grid = (-(-len(query) // ROWS), fused.heads)
+        fused.launch("attention_forward", grid, _ATTENTION_BLOCK, *arguments, out, logs)
         ctx.fused, ctx.drop, ctx.batch = fused, drop, batch
         ctx.save_for_backward(query, others, out, logs)
         return out
@@ -419,31 +420,23 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         query, others, out, logs = ctx.saved_tensors
-        fused, batch, heads = ctx.fused, ctx.batch, ctx.fused.heads
-        arguments, _ = _attention_arguments(fused, ctx.drop, batch, query, others)
-        arguments.insert(7, batch.texts)
+        fused, batch = ctx.fused, ctx.batch
+        arguments = _attention_arguments(fused, ctx.drop, batch, query, others)
         g_query, g_others = torch.empty_like(query), None if others is None else torch.empty_like(others)
-        grid = (batch.texts + 1, heads, 2 * _tiles(batch))
-        fused.launch(
-            "attention_backward", grid, _ATTENTION_BLOCK, *arguments, out, logs, g.contiguous(), *_strided(g_query, g_others)
-        )
+        back = _strided(g_query, g_others)
+        grid = (-(-max(len(query), batch.tokens) // ROWS), fused.heads, 2)
+        fused.launch("attention_backward", grid, _ATTENTION_BLOCK, *arguments, out, logs, g.contiguous(), *back)
         return None, None, None, g_query, g_others
-
-
-def _tiles(batch: PackedBatch) -> int:
-    """Tiles that the longest text can have."""
-    return -(-(batch.longest or batch.tokens) // TILE)
 
 
 def _attention_arguments(
     fused: Fused, drop: DropoutArgument, batch: PackedBatch, query: Tensor, others: Tensor | None
-) -> tuple[list[Any], int]:
-    """What both ways take first, and the number of texts that are asked for."""
+) -> list[Any]:
+    """What both ways take first."""
     width = query.shape[1] if others is not None else query.shape[1] // 3
     scale = (width // fused.heads) ** -0.5
-    more = (batch.numbers, batch.tokens, scale, drop, int(others is not None))
-    # What fills the row up is a text of its own, which has no first token.
-    return [*_strided(query, others), *more], batch.texts + (others is None)
+    sizes = (batch.tokens, len(query), scale)
+    return [*_strided(query, others), batch.numbers, *sizes, drop, int(others is not None)]
 
 
 def _strided(query: Tensor, others: Tensor | None) -> list[Any]:

@@ -11,8 +11,7 @@ typedef unsigned int u32;
 typedef long long i64;
 
 #define TILE 32
-#define WARPS 16
-#define OWN (TILE / WARPS)
+#define ROWS 16
 #define DIMS ((HEAD + 31) / 32)
 #define ITEMS 4
 #define SEGMENT 1024
@@ -332,16 +331,19 @@ extern "C" __global__ void gelu_backward(const low* u, const float* bias, const 
 
 // ------------------------------------------------------------------------------------------------ attention
 
-// Where a text's tokens are: first and number; `shared` has room for both.
-__device__ int2 tokens_of(const i64* numbers, int tokens, int text, int* shared)
+// A block of ROWS warps has ROWS rows one after another of the queries (or keys), a warp a row, and goes over the others that
+// texts of these rows have, TILE of them at a time, a lane each.
+
+// The first row, and the one after the last, whose text is one of from ... to; `shared` has room for both. Texts are in order.
+__device__ int2 rows_of(const i64* numbers, int tokens, i64 from, i64 to, int* shared)
 {
     if (threadIdx.x == 0)
         shared[0] = tokens, shared[1] = 0;
     __syncthreads();
     for (int token = threadIdx.x; token < tokens; token += blockDim.x)
-        if (numbers[token] == text) {
+        if (from <= numbers[token] && numbers[token] <= to) {
             atomicMin(shared, token);
-            atomicAdd(shared + 1, 1);
+            atomicMax(shared + 1, token + 1);
         }
     __syncthreads();
     int2 found;
@@ -370,11 +372,12 @@ __device__ float dot(const float* left, const float* right)
     return sums[0] + sums[1] + (sums[2] + sums[3]);
 }
 
-// sums[.] += sum over the lanes' rows of weight * row
-__device__ void add_weighted(float weight, int count, float (*rows)[HEAD + 1], int lane, float* sums)
+// sums[.] += sum over the lanes in `lanes` of weight * row; they are one after another.
+__device__ void add_weighted(float weight, u32 lanes, float (*rows)[HEAD + 1], int lane, float* sums)
 {
+    int from = __ffs(lanes) - 1, to = 32 - __clz(lanes);
 #pragma unroll 8
-    for (int row = 0; row < count; row++) {
+    for (int row = from; row < to; row++) {
         float own = __shfl_sync(ALL, weight, row);
         for (int i = 0; i < DIMS; i++)
             if (lane + 32 * i < HEAD)
@@ -391,145 +394,133 @@ __device__ void write_row(low* to, const float* sums, int lane, float times)
 
 __device__ int at_most(int value, int most) { return value < most ? value : most; }
 
-// dropout(softmax(scale * q k')) v within each text: a block for (text, head, TILE queries).
+// dropout(softmax(scale * q k')) v within each text: a block for (ROWS queries, head).
 // q low [N or B, q_stride]: all tokens, or each text's first token if `firsts`; k, v low [N, kv_stride]; out low and
 // logs, the logarithm of the softmax's denominator, in the order of q. Texts without a token get zeros.
 extern "C" __global__ void attention_forward(const low* q, i64 q_stride, const low* k, const low* v, i64 kv_stride,
-    const i64* numbers, int tokens, float scale, Dropout drop, int firsts, low* out, float* logs)
+    const i64* numbers, int tokens, int queries, float scale, Dropout drop, int firsts, low* out, float* logs)
 {
-    __shared__ float queries[TILE][HEAD + 1], keys[TILE][HEAD + 1], values[TILE][HEAD + 1];
+    __shared__ float asking[ROWS][HEAD + 1], keys[TILE][HEAD + 1], values[TILE][HEAD + 1];
     __shared__ int found[2];
-    int text = blockIdx.x, head = blockIdx.y, heads = gridDim.y, first = blockIdx.z * TILE;
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    int2 range = tokens_of(numbers, tokens, text, found);
-    int asked = firsts ? 1 : range.y;
-    if (first >= asked)
-        return;
-    i64 row0 = firsts ? text : range.x + first, column0 = (i64)head * HEAD;
-    int own = at_most(TILE, asked - first);
-    load_tile(q + row0 * q_stride + column0, q_stride, own, queries);
-    float sums[OWN][DIMS], most[OWN], total[OWN];
-    for (int i = 0; i < OWN; i++) {
-        most[i] = LOWEST, total[i] = 0;
-        for (int j = 0; j < DIMS; j++)
-            sums[i][j] = 0;
-    }
-    for (int start = 0; start < range.y; start += TILE) {
+    int head = blockIdx.y, heads = gridDim.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int row0 = blockIdx.x * ROWS, own = at_most(ROWS, queries - row0), query = row0 + warp;
+    i64 column0 = (i64)head * HEAD;
+    load_tile(q + row0 * q_stride + column0, q_stride, own, asking);
+    i64 from = firsts ? row0 : numbers[row0], to = firsts ? row0 + own - 1 : numbers[row0 + own - 1];
+    int2 range = rows_of(numbers, tokens, from, to, found);
+    i64 text = warp >= own ? -1 : firsts ? query : numbers[query];
+    float sums[DIMS], most = LOWEST, total = 0;
+    for (int i = 0; i < DIMS; i++)
+        sums[i] = 0;
+    for (int start = range.x; start < range.y; start += TILE) {
         int count = at_most(TILE, range.y - start);
-        i64 from = (range.x + start) * kv_stride + column0;
         __syncthreads();
-        load_tile(k + from, kv_stride, count, keys);
-        load_tile(v + from, kv_stride, count, values);
+        load_tile(k + start * kv_stride + column0, kv_stride, count, keys);
+        load_tile(v + start * kv_stride + column0, kv_stride, count, values);
         __syncthreads();
-        for (int i = 0; i < OWN; i++) {
-            int query = warp + WARPS * i;
-            if (query >= own)
-                continue;
-            float score = lane < count ? scale * dot(queries[query], keys[lane]) : LOWEST;
-            float higher = fmaxf(most[i], warp_max(score)), shrink = expf(most[i] - higher);
-            float weight = expf(score - higher);
-            total[i] = total[i] * shrink + warp_sum(weight);
-            most[i] = higher;
-            for (int j = 0; j < DIMS; j++)
-                sums[i][j] *= shrink;
-            weight *= factor(drop, (u32)((range.x + first + query) * heads + head), (u32)(start + lane));
-            add_weighted(weight, count, values, lane, sums[i]);
-        }
-    }
-    for (int i = 0; i < OWN; i++) {
-        int query = warp + WARPS * i;
-        if (query >= own)
+        bool is_own = lane < count && numbers[start + lane] == text;
+        u32 lanes = __ballot_sync(ALL, is_own);
+        if (!lanes)
             continue;
-        write_row(out + (row0 + query) * heads * HEAD + column0, sums[i], lane, range.y ? 1 / total[i] : 0);
-        if (lane == 0)
-            logs[(row0 + query) * heads + head] = range.y ? most[i] + logf(total[i]) : 0;
+        float score = is_own ? scale * dot(asking[warp], keys[lane]) : LOWEST;
+        float higher = fmaxf(most, warp_max(score)), shrink = expf(most - higher);
+        float weight = is_own ? expf(score - higher) : 0;
+        total = total * shrink + warp_sum(weight);
+        most = higher;
+        for (int i = 0; i < DIMS; i++)
+            sums[i] *= shrink;
+        weight *= factor(drop, (u32)(query * heads + head), (u32)(start + lane));
+        add_weighted(weight, lanes, values, lane, sums);
     }
+    if (warp >= own)
+        return;
+    write_row(out + (i64)query * heads * HEAD + column0, sums, lane, total > 0 ? 1 / total : 0);
+    if (lane == 0)
+        logs[query * heads + head] = total > 0 ? most + logf(total) : 0;
 }
 
 // Gradients to q, k and v, in their layout with strides of their own; even z for queries, odd z for keys and values.
 extern "C" __global__ void attention_backward(const low* q, i64 q_stride, const low* k, const low* v, i64 kv_stride,
-    const i64* numbers, int tokens, int texts, float scale, Dropout drop, int firsts, const low* out,
+    const i64* numbers, int tokens, int queries, float scale, Dropout drop, int firsts, const low* out,
     const float* logs, const low* g, low* g_q, i64 g_q_stride, low* g_k, low* g_v, i64 g_kv_stride)
 {
-    __shared__ float queries[TILE][HEAD + 1], keys[TILE][HEAD + 1], values[TILE][HEAD + 1], arrived[TILE][HEAD + 1];
+    // Queries and what arrives at them, or keys and values.
+    __shared__ float mine[ROWS][HEAD + 1], mine_too[ROWS][HEAD + 1], others[TILE][HEAD + 1], others_too[TILE][HEAD + 1];
     __shared__ float deltas[TILE];
     __shared__ int found[2];
-    int text = blockIdx.x, head = blockIdx.y, heads = gridDim.y, first = blockIdx.z / 2 * TILE;
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    bool is_query = blockIdx.z % 2 == 0;
-    int2 range = tokens_of(numbers, tokens, text, found);
-    int asked = firsts ? text < texts : range.y;
-    int mine = is_query ? asked : range.y;
-    if (first >= mine)
+    bool is_query = blockIdx.z == 0;
+    int head = blockIdx.y, heads = gridDim.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int row0 = blockIdx.x * ROWS, own = at_most(ROWS, (is_query ? queries : tokens) - row0), row = row0 + warp;
+    if (own <= 0)
         return;
-    i64 row0 = firsts ? text : range.x, column0 = (i64)head * HEAD, wide_row = (i64)heads * HEAD;
-    int own = at_most(TILE, mine - first);
-    float sums[OWN][DIMS], more[OWN][DIMS];
-    for (int i = 0; i < OWN; i++)
-        for (int j = 0; j < DIMS; j++)
-            sums[i][j] = more[i][j] = 0;
-    if (!is_query) {
-        i64 from = (range.x + first) * kv_stride + column0;
-        load_tile(k + from, kv_stride, own, keys);
-        load_tile(v + from, kv_stride, own, values);
+    i64 column0 = (i64)head * HEAD, g_stride = (i64)heads * HEAD;
+    const low *q0 = q + column0, *k0 = k + column0, *v0 = v + column0, *g0 = g + column0, *out0 = out + column0;
+    load_tile(is_query ? q0 + row0 * q_stride : k0 + row0 * kv_stride, is_query ? q_stride : kv_stride, own, mine);
+    load_tile(is_query ? g0 + row0 * g_stride : v0 + row0 * kv_stride, is_query ? g_stride : kv_stride, own, mine_too);
+    bool is_text = is_query && firsts;
+    i64 from = is_text ? row0 : numbers[row0], to = is_text ? row0 + own - 1 : numbers[row0 + own - 1];
+    int2 range;
+    if (!is_query && firsts)
+        range.x = (int)from, range.y = at_most((int)to + 1, queries);
+    else
+        range = rows_of(numbers, tokens, from, to, found);
+    i64 text = warp >= own ? -1 : is_text ? row : numbers[row];
+    float delta = 0, denominator = 0;
+    if (is_query && warp < own) {
+        for (int column = lane; column < HEAD; column += 32)
+            delta += wide(g0[row * g_stride + column]) * wide(out0[row * g_stride + column]);
+        delta = warp_sum(delta);
+        denominator = logs[row * heads + head];
     }
-    // The other side's tiles, one after another; for queries the gradient's tile is their own.
-    int others = is_query ? range.y : asked;
-    for (int start = 0; start < others || (is_query && start == 0); start += TILE) {
-        int count = at_most(TILE, others - start);
+    float sums[DIMS], more[DIMS];
+    for (int i = 0; i < DIMS; i++)
+        sums[i] = more[i] = 0;
+    for (int start = range.x; start < range.y; start += TILE) {
+        int count = at_most(TILE, range.y - start);
         __syncthreads();
         if (is_query) {
-            i64 from = (range.x + start) * kv_stride + column0;
-            load_tile(k + from, kv_stride, count, keys);
-            load_tile(v + from, kv_stride, count, values);
-        }
-        if (!is_query || start == 0) {
-            int begin = is_query ? first : start, number = is_query ? own : count;
-            i64 from = (row0 + begin) * wide_row + column0;
-            load_tile(q + (row0 + begin) * q_stride + column0, q_stride, number, queries);
-            load_tile(g + from, wide_row, number, arrived);
-            for (int query = warp; query < number; query += WARPS) {
+            load_tile(k0 + start * kv_stride, kv_stride, count, others);
+            load_tile(v0 + start * kv_stride, kv_stride, count, others_too);
+        } else {
+            load_tile(q0 + start * q_stride, q_stride, count, others);
+            load_tile(g0 + start * g_stride, g_stride, count, others_too);
+            for (int query = warp; query < count; query += ROWS) {
                 float sum = 0;
-                for (int column = lane; column < HEAD; column += 32)
-                    sum += wide(g[from + query * wide_row + column]) * wide(out[from + query * wide_row + column]);
+                for (int column = lane; column < HEAD; column += 32) {
+                    i64 place = (start + query) * g_stride + column;
+                    sum += wide(g0[place]) * wide(out0[place]);
+                }
                 sum = warp_sum(sum);
                 if (lane == 0)
                     deltas[query] = sum;
             }
         }
         __syncthreads();
-        for (int i = 0; i < OWN; i++) {
-            int place = warp + WARPS * i;
-            if (place >= own)
-                continue;
-            int query = is_query ? place : lane, key = is_query ? lane : place;
-            int query0 = is_query ? first : start, key0 = is_query ? start : first;
-            float probability = 0, dropped = 0, change = 0;
-            if (lane < count) {
-                float score = scale * dot(queries[query], keys[key]);
-                probability = expf(score - logs[(row0 + query0 + query) * heads + head]);
-                float kept = factor(drop, (u32)((range.x + query0 + query) * heads + head), (u32)(key0 + key));
-                dropped = probability * kept;
-                change = probability * (dot(arrived[query], values[key]) * kept - deltas[query]);
-            }
-            if (is_query)
-                add_weighted(change, count, keys, lane, sums[i]);
-            else {
-                add_weighted(change, count, queries, lane, sums[i]);
-                add_weighted(dropped, count, arrived, lane, more[i]);
-            }
-        }
-    }
-    for (int i = 0; i < OWN; i++) {
-        int place = warp + WARPS * i;
-        if (place >= own)
+        int other = start + lane;
+        bool is_own = lane < count && (!is_query && firsts ? other : numbers[other]) == text;
+        u32 lanes = __ballot_sync(ALL, is_own);
+        if (!lanes)
             continue;
-        if (is_query)
-            write_row(g_q + (row0 + first + place) * g_q_stride + column0, sums[i], lane, scale);
-        else {
-            write_row(g_k + (range.x + first + place) * g_kv_stride + column0, sums[i], lane, scale);
-            write_row(g_v + (range.x + first + place) * g_kv_stride + column0, more[i], lane, 1);
+        float dropped = 0, change = 0;
+        if (is_own) {
+            int query = is_query ? row : other, key = is_query ? other : row;
+            float log_sum = is_query ? denominator : logs[query * heads + head];
+            float probability = expf(scale * dot(mine[warp], others[lane]) - log_sum);
+            float kept = factor(drop, (u32)(query * heads + head), (u32)key);
+            dropped = probability * kept;
+            change = probability * (dot(mine_too[warp], others_too[lane]) * kept - (is_query ? delta : deltas[lane]));
         }
+        add_weighted(change, lanes, others, lane, sums);
+        if (!is_query)
+            add_weighted(dropped, lanes, others_too, lane, more);
+    }
+    if (warp >= own)
+        return;
+    if (is_query)
+        write_row(g_q + row * g_q_stride + column0, sums, lane, scale);
+    else {
+        write_row(g_k + row * g_kv_stride + column0, sums, lane, scale);
+        write_row(g_v + row * g_kv_stride + column0, more, lane, 1);
     }
 }
 

@@ -150,12 +150,14 @@ static int atomicMin(int* at, int value)
     *at = value < old ? value : old;
     return old;
 }
-static int atomicAdd(int* at, int value)
+static int atomicMax(int* at, int value)
 {
     int old = *at;
-    *at += value;
+    *at = value > old ? value : old;
     return old;
 }
+static int __ffs(unsigned bits) { return __builtin_ffs(bits); }
+static int __clz(unsigned bits) { return bits ? __builtin_clz(bits) : 32; }
 static unsigned __umulhi(unsigned left, unsigned right) { return (unsigned long long)left * right >> 32; }
 static float __uint_as_float(unsigned bits)
 {
