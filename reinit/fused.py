@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
 from reinit.attention import Apart, Together
-from reinit.kernels import DropoutArgument, Launch
+from reinit.kernels import DropoutArgument, Launch, TablesArgument
 from reinit.rows import PackedBatch
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 WIDEST: Final = 4096
 LARGEST_HEAD: Final = 64
 COLUMNS: Final = 32
-ROWS: Final = 16
-"""As in `kernels.cu`: columns of a block that sums them, rows of a block of attention."""
+ROWS: Final = 8
+SQUARED: Final = 16384
+"""As in `kernels.cu`: columns of a block that sums them, rows of a block of attention, values that a block squares."""
 
 
 def suits(layers: Sequence[Layer], heads: int) -> bool:
@@ -70,6 +71,8 @@ class Maps:
     out: Tensor
     up: Tensor
     down: Tensor
+    gradients: dict[str, Tensor]
+    """Where the gradients of the weights go, float32, by the name that the weight has here."""
 
 
 class Copies:
@@ -85,11 +88,13 @@ class Copies:
         self.maps: dict[nn.Module, Maps] = {}
         for layer in layers:
             parts = (layer.query, layer.key, layer.value)
-            self.maps[layer.query] = Maps(
-                self._joined([part.weight for part in parts], low),
-                self._joined([part.bias for part in parts], low),
-                *(self._single(part.weight, low) for part in (layer.out, layer.up, layer.down)),
-            )
+            weights = {
+                "projection": self._joined([part.weight for part in parts], low),
+                **{name: self._single(getattr(layer, name).weight, low) for name in ("out", "up", "down")},
+            }
+            gradients = {name: torch.empty_like(weight, dtype=torch.float32) for name, weight in weights.items()}
+            bias = self._joined([part.bias for part in parts], low)
+            self.maps[layer.query] = Maps(**weights, projection_bias=bias, gradients=gradients)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -119,7 +124,9 @@ class Side:
         self._used: list[object] = []
         self._made: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, parameters: Sequence[Tensor], used: Sequence[Tensor], work: Callable[[], Sequence[Tensor]]) -> None:
+    def __call__(
+        self, parameters: Sequence[Tensor], used: Sequence[Tensor], work: Callable[[], Sequence[Tensor]]
+    ) -> None:
         """Have `work` make the gradient of each of these, of what it reads in `used`."""
         if self._stream is None:
             made = work()
@@ -136,9 +143,8 @@ class Side:
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
         for parameter, gradient in self._made:
-            if parameter.requires_grad:
-                assert parameter.grad is None  # noqa: S101  each is used once
-                parameter.grad = gradient
+            assert parameter.grad is None  # noqa: S101  each is used once
+            parameter.grad = gradient
         self._used.clear()
         self._made.clear()
 
@@ -146,20 +152,65 @@ class Side:
 class Fused:
     """The kernels of one network's layers in one precision."""
 
-    def __init__(self, launch: Launch, layers: Sequence[Layer], heads: int, low: torch.dtype, dropout: float) -> None:
-        """Of all layers that the network can be asked for."""
+    def __init__(
+        self, launch: Launch, layers: Sequence[Layer], heads: int, low: torch.dtype, dropout: float, weights: int
+    ) -> None:
+        """Of all layers that the network can be asked for, and `weights` parameters in all."""
         device = layers[0].out.weight.device
         self.launch, self.low, self.heads = launch, low, heads
         self.copies, self.side = Copies(layers, low), Side(device)
         self._threshold = min(round(dropout * 2**32), 2**32 - 1)
         self._scale = 1 / (1 - dropout)
+        self._sites = 0
         self._key = torch.zeros(1, dtype=torch.int64, device=device)
-        self._sites = 0
+        self._ranges = torch.zeros(2, 0, 2, dtype=torch.int32, device=device).unbind()
+        # Gradients of vectors lie side by side, and the squares of all gradients.
+        layer = layers[0]
+        vectors = 9 * len(layer.out.weight) + len(layer.up.weight)
+        self._vectors = torch.empty((1 + len(layers)) * vectors, device=device)
+        self._squares = torch.empty(weights // SQUARED + 32 * (1 + len(layers)), device=device)
+        self._vector_count = self._square_count = 0
 
-    def begin(self) -> None:
-        """Before each forward pass: a new key for dropout."""
-        self._key = torch.randint(2**63 - 1, (1,), device=self._key.device)
-        self._sites = 0
+    def begin(self, batch: PackedBatch) -> None:
+        """Before each forward pass: a new key for dropout, and where the batch's texts are."""
+        device = self._key.device
+        self._key = torch.randint(2**63 - 1, (1,), device=device)
+        self._sites = self._vector_count = self._square_count = 0
+        self._ranges = torch.empty(batch.tokens + batch.texts, 2, dtype=torch.int32, device=device).split(
+            [batch.tokens, batch.texts]
+        )
+        self.launch(
+            "text_ranges", (batch.texts + 1,), (128,), batch.numbers, batch.tokens, batch.texts, *self._ranges
+        )
+
+    def finish(self, parameters: Sequence[Tensor]) -> Tensor:
+        """After the way back: every gradient in its parameter; the norm of those of `parameters`, float32 []."""
+        for parameter in parameters:
+            if parameter.grad is not None:
+                # By torch's own way back.
+                self.squares(parameter.grad)
+        self.side.join()
+        self.squares(self._vectors[: self._vector_count])
+        norm = self._squares.new_empty(())
+        self.launch("root_of_sum", (1,), (1024,), self._squares, self._square_count, norm)
+        return norm
+
+    def vector(self, size: int) -> Tensor:
+        """Room for a vector's gradient, float32 [size], whose squares are added up in the end."""
+        self._vector_count += size
+        return self._vectors[self._vector_count - size : self._vector_count]
+
+    def squares(self, gradient: Tensor) -> None:
+        """Add this gradient's squares up for the norm."""
+        count = -(-gradient.numel() // SQUARED)
+        size = ctypes.c_longlong(gradient.numel())
+        self.launch("squares", (count,), (512,), gradient.contiguous(), size, self._squares[self._square_count :])
+        self._square_count += count
+        assert self._square_count <= len(self._squares)  # noqa: S101
+
+    def ranges(self, *, of_texts: bool) -> Tensor:
+        """Where the texts of tokens are, or texts: from and to, int32 [N or B, 2]."""
+        return self._ranges[of_texts]
 
     def dropout(self, *, is_on: bool = True) -> DropoutArgument:
         """The next site's, with bits of its own."""
@@ -204,12 +255,12 @@ class Fused:
         maps = self.copies.maps[layer.query]
         inputs, inputs_low = self._firsts(states, batch) if is_last else states
         attended = self._attend(layer, maps, batch, attend, inputs_low, states[1], is_last=is_last)
-        mixed = self._linear(attended, maps.out, None, layer.out.weight)
+        mixed = self._linear(attended, maps.out, None, maps.gradients["out"], layer.out.weight)
         drop = self.dropout(is_on=layer.drops_attention)
         middle, middle_low = self._norm(drop, inputs, mixed, layer.out, layer.attention_norm)
-        wide = self._linear(middle_low, maps.up, None, layer.up.weight)
+        wide = self._linear(middle_low, maps.up, None, maps.gradients["up"], layer.up.weight)
         wide = _Gelu.apply(self, wide, layer.up.bias)  # type: ignore[no-untyped-call]
-        result = self._linear(wide, maps.down, None, layer.down.weight)
+        result = self._linear(wide, maps.down, None, maps.gradients["down"], layer.down.weight)
         return self._norm(self.dropout(), middle, result, layer.down, layer.output_norm)
 
     def _attend(
@@ -224,16 +275,14 @@ class Fused:
         is_last: bool,
     ) -> Tensor:
         parts = (layer.query, layer.key, layer.value)
-        if is_last:
-            size = len(layer.query.weight)
-            query = self._linear(
-                inputs, maps.projection[:size], maps.projection_bias[:size], layer.query.weight, layer.query.bias
-            )
-            rest = [getattr(part, name) for name in ("weight", "bias") for part in parts[1:]]
-            others = self._linear(states, maps.projection[size:], maps.projection_bias[size:], *rest)
-        else:
-            everything = [getattr(part, name) for name in ("weight", "bias") for part in parts]
-            query, others = self._linear(states, maps.projection, maps.projection_bias, *everything), None
+        weight, bias, gradient = maps.projection, maps.projection_bias, maps.gradients["projection"]
+        # Queries of each text's first token in the last layer, keys and values of all.
+        asking = len(layer.query.weight) if is_last else len(weight)
+        these, rest = (parts[:1], parts[1:]) if is_last else (parts, ())
+        query = self._linear(inputs, weight[:asking], bias[:asking], gradient[:asking], *_parameters(these))
+        others = None
+        if rest:
+            others = self._linear(states, weight[asking:], bias[asking:], gradient[asking:], *_parameters(rest))
         if attend is None:
             attended: Tensor = _Attention.apply(self, self.dropout(), batch, query, others)  # type: ignore[no-untyped-call]
             return attended
@@ -241,8 +290,10 @@ class Fused:
         probability = self._threshold / 2**32
         return attend(query, key, value, lambda each: nn.functional.dropout(each, probability), is_last=is_last)
 
-    def _linear(self, values: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Tensor) -> Tensor:
-        result: Tensor = _Linear.apply(self, values, weight, bias, list(parameters))  # type: ignore[no-untyped-call]
+    def _linear(
+        self, values: Tensor, weight: Tensor, bias: Tensor | None, gradient: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        result: Tensor = _Linear.apply(self, values, weight, bias, gradient, list(parameters))  # type: ignore[no-untyped-call]
         return result
 
     def _norm(
@@ -274,13 +325,17 @@ _COLUMN_BLOCK: Final = (COLUMNS, 32)
 _ATTENTION_BLOCK: Final = (32 * ROWS,)
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right in float32, whatever they are stored as."""
-    if left.dtype == torch.float32:
-        return torch.mm(left, right)
-    if left.device.type == "cuda":
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return torch.mm(left.float(), right.float())
+def _parameters(linears: Sequence[nn.Linear]) -> list[Tensor]:
+    """Their weights, then their biases."""
+    return [linear.weight for linear in linears] + [linear.bias for linear in linears]
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """left @ right, rounded to nothing less than float32 on its way to `out`."""
+    if left.device.type == "cuda" and left.dtype != torch.float32:
+        torch.mm(left, right, out_dtype=torch.float32, out=out)
+    else:
+        torch.mm(left.float(), right.float(), out=out)
 
 
 class _Linear(torch.autograd.Function):
@@ -288,9 +343,15 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, fused: Fused, values: Tensor, weight: Tensor, bias: Tensor | None, parameters: list[Tensor]
+        ctx: Any,
+        fused: Fused,
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        gradient: Tensor,
+        parameters: list[Tensor],
     ) -> Tensor:
-        ctx.fused, ctx.has_bias, ctx.parameters = fused, bias is not None, parameters
+        ctx.fused, ctx.has_bias, ctx.gradient, ctx.parameters = fused, bias is not None, gradient, parameters
         ctx.save_for_backward(values, weight)
         if bias is None:
             return torch.mm(values, weight.t())
@@ -303,16 +364,18 @@ class _Linear(torch.autograd.Function):
         sizes = [len(each) for each in ctx.parameters if each.ndim == 2]
 
         def of_parameters() -> list[Tensor]:
-            made = [*_product(gradient.t(), values).split(sizes)]
+            _product(gradient.t(), values, ctx.gradient)
+            ctx.fused.squares(ctx.gradient)
+            made = [*ctx.gradient.split(sizes)]
             return [*made, *_column_sums(ctx.fused, gradient).split(sizes)] if ctx.has_bias else made
 
         ctx.fused.side(ctx.parameters, (gradient, values), of_parameters)
-        return None, torch.mm(gradient, weight), None, None, None
+        return None, torch.mm(gradient, weight), None, None, None, None
 
 
 def _column_sums(fused: Fused, values: Tensor) -> Tensor:
     rows, width = values.shape
-    sums = values.new_empty(width, dtype=torch.float32)
+    sums = fused.vector(width)
     fused.launch("column_sums", _columns(width), _COLUMN_BLOCK, values, rows, width, sums)
     return sums
 
@@ -360,7 +423,7 @@ class _ResidualNorm(torch.autograd.Function):
         )
 
         def of_parameters() -> Sequence[Tensor]:
-            totals = gamma.new_empty(3, width).unbind()
+            totals = fused.vector(3 * width).split(width)
             fused.launch(
                 "norm_columns", _columns(width), _COLUMN_BLOCK, g, g_low, h, moments, g_a, rows, width, *totals
             )
@@ -410,33 +473,25 @@ class _Attention(torch.autograd.Function):
         width = query.shape[1] if others is not None else query.shape[1] // 3
         out = query.new_empty(len(query), width)
         logs = query.new_empty(len(query), fused.heads, dtype=torch.float32)
-        arguments = _attention_arguments(fused, drop, batch, query, others)
+        ranges = fused.ranges(of_texts=others is not None)
+        scale = (width // fused.heads) ** -0.5
+        arguments = [*_strided(query, others), ranges, len(query), scale, drop]
         grid = (-(-len(query) // ROWS), fused.heads)
         fused.launch("attention_forward", grid, _ATTENTION_BLOCK, *arguments, out, logs)
-        ctx.fused, ctx.drop, ctx.batch = fused, drop, batch
-        ctx.save_for_backward(query, others, out, logs)
+        ctx.fused, ctx.drop, ctx.scale, ctx.batch = fused, drop, scale, batch
+        ctx.save_for_backward(query, others, out, logs, ranges, fused.ranges(of_texts=False))
         return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        query, others, out, logs = ctx.saved_tensors
-        fused, batch = ctx.fused, ctx.batch
-        arguments = _attention_arguments(fused, ctx.drop, batch, query, others)
+        query, others, out, logs, ranges, token_ranges = ctx.saved_tensors
+        batch = ctx.batch
         g_query, g_others = torch.empty_like(query), None if others is None else torch.empty_like(others)
-        back = _strided(g_query, g_others)
-        grid = (-(-max(len(query), batch.tokens) // ROWS), fused.heads, 2)
-        fused.launch("attention_backward", grid, _ATTENTION_BLOCK, *arguments, out, logs, g.contiguous(), *back)
+        arguments = [*_strided(query, others), ranges, len(query), ctx.scale, ctx.drop, token_ranges, batch.numbers]
+        arguments += [batch.tokens, int(others is not None), out, logs, g.contiguous(), *_strided(g_query, g_others)]
+        grid = (-(-max(len(query), batch.tokens) // ROWS), ctx.fused.heads, 2)
+        ctx.fused.launch("attention_backward", grid, _ATTENTION_BLOCK, *arguments)
         return None, None, None, g_query, g_others
-
-
-def _attention_arguments(
-    fused: Fused, drop: DropoutArgument, batch: PackedBatch, query: Tensor, others: Tensor | None
-) -> list[Any]:
-    """What both ways take first."""
-    width = query.shape[1] if others is not None else query.shape[1] // 3
-    scale = (width // fused.heads) ** -0.5
-    sizes = (batch.tokens, len(query), scale)
-    return [*_strided(query, others), batch.numbers, *sizes, drop, int(others is not None)]
 
 
 def _strided(query: Tensor, others: Tensor | None) -> list[Any]:
@@ -499,7 +554,14 @@ class _Embed(torch.autograd.Function):
             *(*read, gamma, beta, drop, epsilon, width, h, moments, y, y_low),
         )
         ctx.fused, ctx.drop, ctx.rows, ctx.paddings = fused, drop, rows, paddings
-        ctx.parameters = (gamma, beta, *tables)
+        ctx.parameters, ctx.totals = (gamma, beta, *tables), []
+
+        def clear() -> Sequence[Tensor]:
+            sizes = [table.numel() for table in tables]
+            ctx.totals.append(torch.zeros(sum(sizes), device=h.device))
+            return ()
+
+        fused.side((), (), clear)
         ctx.save_for_backward(h, moments, gamma)
         ctx.set_materialize_grads(False)
         return y, y_low
@@ -518,19 +580,21 @@ class _Embed(torch.autograd.Function):
         )
 
         def of_parameters() -> Sequence[Tensor]:
-            totals = gamma.new_empty(2, width).unbind()
+            vectors = fused.vector(2 * width).split(width)
             fused.launch(
                 "norm_columns",
                 _columns(width),
                 _COLUMN_BLOCK,
-                *(at_norm, None, h, moments, None, tokens, width, *totals, None),
+                *(at_norm, None, h, moments, None, tokens, width, *vectors, None),
             )
-            made = [torch.zeros_like(table) for table in ctx.parameters[2:]]
-            for rows, padding, total in zip(ctx.rows, ctx.paddings, made, strict=True):
-                fused.launch(
-                    "embedding_rows", (tokens,), _row_block(width), g_h, rows, tokens, padding, width, total
-                )
-            return *totals, *made
+            (whole,) = ctx.totals
+            tables = [table.shape for table in ctx.parameters[2:]]
+            totals = [part.view(shape) for part, shape in zip(whole.split([a * b for a, b in tables]), tables, strict=True)]
+            argument = TablesArgument.of(ctx.rows, totals, ctx.paddings)
+            grid, block = (tokens, len(totals)), (*_row_block(width), 4)
+            fused.launch("embedding_rows", grid, block, g_h, argument, tokens, width)
+            fused.squares(whole)
+            return *vectors, *totals
 
         fused.side(ctx.parameters, (at_norm, h, moments, g_h), of_parameters)
         return (None,) * (5 + len(ctx.parameters))

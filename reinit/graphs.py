@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reinit.engine import norm_of
 from reinit.rows import PackedBatch
 
 WARM = 2
@@ -52,7 +51,7 @@ class Graphs:
         batch: PackedBatch,
         parameters: list[nn.Parameter],
         loss_of: Callable[[PackedBatch], Tensor],
-        join: Callable[[], None],
+        finish: Callable[[], Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of `batch`, the norm of its gradients, and 1 where the loss is not finite, else 0; each float32 [].
 
@@ -63,11 +62,11 @@ class Graphs:
             batch: on the device.
             parameters: that a gradient is asked for.
             loss_of: the loss of a batch.
-            join: waits, on the device, for what the way back has left to other streams.
+            finish: what follows the way back; the norm of the gradients.
         """
         captured = self._captured.get(batch.shape)
         if captured is None:
-            captured = self._captured[batch.shape] = self._capture(batch, parameters, loss_of, join)
+            captured = self._captured[batch.shape] = self._capture(batch, parameters, loss_of, finish)
         captured.batch.flat.copy_(batch.flat, non_blocking=True)
         captured.graph.replay()
         for parameter, gradient in captured.gradients:
@@ -79,7 +78,7 @@ class Graphs:
         batch: PackedBatch,
         parameters: list[nn.Parameter],
         loss_of: Callable[[PackedBatch], Tensor],
-        join: Callable[[], None],
+        finish: Callable[[], Tensor],
     ) -> _Captured:
         static = replace(batch, flat=batch.flat.clone())
         device = static.flat.device
@@ -90,8 +89,7 @@ class Graphs:
                 parameter.grad = None
             loss = loss_of(static)
             loss.backward()  # type: ignore[no-untyped-call]
-            join()
-            return loss.detach(), norm_of(parameters), (~loss.isfinite()).float()
+            return loss.detach(), finish(), (~loss.isfinite()).float()
 
         side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(device))

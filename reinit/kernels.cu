@@ -10,8 +10,8 @@
 typedef unsigned int u32;
 typedef long long i64;
 
-#define TILE 32
-#define ROWS 16
+#define TILE 64
+#define ROWS 8
 #define DIMS ((HEAD + 31) / 32)
 #define ITEMS 4
 #define SEGMENT 1024
@@ -332,28 +332,35 @@ extern "C" __global__ void gelu_backward(const low* u, const float* bias, const 
 // ------------------------------------------------------------------------------------------------ attention
 
 // A block of ROWS warps has ROWS rows one after another of the queries (or keys), a warp a row, and goes over the others that
-// texts of these rows have, TILE of them at a time, a lane each.
+// texts of these rows have, TILE of them at a time, a lane each. Texts are in order, so that those are one after another.
 
-// The first row, and the one after the last, whose text is one of from ... to; `shared` has room for both. Texts are in order.
-__device__ int2 rows_of(const i64* numbers, int tokens, i64 from, i64 to, int* shared)
+// Where a text's tokens are, from first to before second: of each token's text, and of each text. A block a text, and one
+// for the tokens that fill up. Texts without a token come last: from N to before N.
+extern "C" __global__ void text_ranges(const i64* numbers, int tokens, int texts, int2* of_tokens, int2* of_texts)
 {
+    __shared__ int first, last;
+    int text = blockIdx.x;
     if (threadIdx.x == 0)
-        shared[0] = tokens, shared[1] = 0;
+        first = tokens, last = 0;
     __syncthreads();
     for (int token = threadIdx.x; token < tokens; token += blockDim.x)
-        if (from <= numbers[token] && numbers[token] <= to) {
-            atomicMin(shared, token);
-            atomicMax(shared + 1, token + 1);
+        if (numbers[token] == text) {
+            atomicMin(&first, token);
+            atomicMax(&last, token + 1);
         }
     __syncthreads();
-    int2 found;
-    found.x = shared[0], found.y = shared[1];
-    return found;
+    int2 range;
+    range.x = first, range.y = last ? last : tokens;
+    for (int token = range.x + threadIdx.x; token < range.y; token += blockDim.x)
+        of_tokens[token] = range;
+    if (threadIdx.x == 0 && text < texts)
+        of_texts[text] = range;
 }
 
 // `count` rows of a head into shared memory; the rest of the tile is left as it is.
 __device__ void load_tile(const low* from, i64 stride, int count, float (*tile)[HEAD + 1])
 {
+#pragma unroll 4
     for (int place = 4 * threadIdx.x; place < count * HEAD; place += 4 * blockDim.x) {
         int row = place / HEAD, column = place % HEAD;
         float four[4];
@@ -361,6 +368,33 @@ __device__ void load_tile(const low* from, i64 stride, int count, float (*tile)[
         for (int i = 0; i < 4; i++)
             tile[row][column + i] = four[i];
     }
+}
+
+// The same of the gradient, and each four values' part of the sum over a row of gradient times output.
+__device__ void load_gradient(const low* from, const low* out, i64 stride, int count, float (*tile)[HEAD + 1],
+    float (*parts)[HEAD / 4 + 1])
+{
+#pragma unroll 4
+    for (int place = 4 * threadIdx.x; place < count * HEAD; place += 4 * blockDim.x) {
+        int row = place / HEAD, column = place % HEAD;
+        float four[4], outs[4], part = 0;
+        read4(from + row * stride + column, four);
+        read4(out + row * stride + column, outs);
+        for (int i = 0; i < 4; i++) {
+            tile[row][column + i] = four[i];
+            part += four[i] * outs[i];
+        }
+        parts[row][column / 4] = part;
+    }
+}
+
+__device__ float sum_of_parts(const float* parts)
+{
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < HEAD / 4; i++)
+        sum += parts[i];
+    return sum;
 }
 
 __device__ float dot(const float* left, const float* right)
@@ -395,42 +429,46 @@ __device__ void write_row(low* to, const float* sums, int lane, float times)
 __device__ int at_most(int value, int most) { return value < most ? value : most; }
 
 // dropout(softmax(scale * q k')) v within each text: a block for (ROWS queries, head).
-// q low [N or B, q_stride]: all tokens, or each text's first token if `firsts`; k, v low [N, kv_stride]; out low and
-// logs, the logarithm of the softmax's denominator, in the order of q. Texts without a token get zeros.
-extern "C" __global__ void attention_forward(const low* q, i64 q_stride, const low* k, const low* v, i64 kv_stride,
-    const i64* numbers, int tokens, int queries, float scale, Dropout drop, int firsts, low* out, float* logs)
+// q low [queries, q_stride] with the ranges of their texts: all tokens, or a token of each text; k, v low [N, kv_stride]; out
+// low and logs, the logarithm of the softmax's denominator, in the order of q. Queries of texts without a token get zeros.
+extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_forward(const low* q, i64 q_stride, const low* k,
+    const low* v, i64 kv_stride, const int2* ranges, int queries, float scale, Dropout drop, low* out, float* logs)
 {
     __shared__ float asking[ROWS][HEAD + 1], keys[TILE][HEAD + 1], values[TILE][HEAD + 1];
-    __shared__ int found[2];
     int head = blockIdx.y, heads = gridDim.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int row0 = blockIdx.x * ROWS, own = at_most(ROWS, queries - row0), query = row0 + warp;
     i64 column0 = (i64)head * HEAD;
+    int from = ranges[row0].x, to = ranges[row0 + own - 1].y;
+    int2 text;
+    text.x = text.y = 0;
+    if (warp < own)
+        text = ranges[query];
     load_tile(q + row0 * q_stride + column0, q_stride, own, asking);
-    i64 from = firsts ? row0 : numbers[row0], to = firsts ? row0 + own - 1 : numbers[row0 + own - 1];
-    int2 range = rows_of(numbers, tokens, from, to, found);
-    i64 text = warp >= own ? -1 : firsts ? query : numbers[query];
     float sums[DIMS], most = LOWEST, total = 0;
     for (int i = 0; i < DIMS; i++)
         sums[i] = 0;
-    for (int start = range.x; start < range.y; start += TILE) {
-        int count = at_most(TILE, range.y - start);
+    for (int start = from; start < to; start += TILE) {
+        int count = at_most(TILE, to - start);
         __syncthreads();
         load_tile(k + start * kv_stride + column0, kv_stride, count, keys);
         load_tile(v + start * kv_stride + column0, kv_stride, count, values);
         __syncthreads();
-        bool is_own = lane < count && numbers[start + lane] == text;
-        u32 lanes = __ballot_sync(ALL, is_own);
-        if (!lanes)
-            continue;
-        float score = is_own ? scale * dot(asking[warp], keys[lane]) : LOWEST;
-        float higher = fmaxf(most, warp_max(score)), shrink = expf(most - higher);
-        float weight = is_own ? expf(score - higher) : 0;
-        total = total * shrink + warp_sum(weight);
-        most = higher;
-        for (int i = 0; i < DIMS; i++)
-            sums[i] *= shrink;
-        weight *= factor(drop, (u32)(query * heads + head), (u32)(start + lane));
-        add_weighted(weight, lanes, values, lane, sums);
+        for (int half = 0; half < TILE; half += 32) {
+            int key = start + half + lane;
+            bool is_own = text.x <= key && key < text.y && half + lane < count;
+            u32 lanes = __ballot_sync(ALL, is_own);
+            if (!lanes)
+                continue;
+            float score = is_own ? scale * dot(asking[warp], keys[half + lane]) : LOWEST;
+            float higher = fmaxf(most, warp_max(score)), shrink = expf(most - higher);
+            float weight = is_own ? expf(score - higher) : 0;
+            total = total * shrink + warp_sum(weight);
+            most = higher;
+            for (int i = 0; i < DIMS; i++)
+                sums[i] *= shrink;
+            weight *= factor(drop, (u32)(query * heads + head), (u32)key);
+            add_weighted(weight, lanes, values + half, lane, sums);
+        }
     }
     if (warp >= own)
         return;
@@ -440,14 +478,15 @@ extern "C" __global__ void attention_forward(const low* q, i64 q_stride, const l
 }
 
 // Gradients to q, k and v, in their layout with strides of their own; even z for queries, odd z for keys and values.
-extern "C" __global__ void attention_backward(const low* q, i64 q_stride, const low* k, const low* v, i64 kv_stride,
-    const i64* numbers, int tokens, int queries, float scale, Dropout drop, int firsts, const low* out,
-    const float* logs, const low* g, low* g_q, i64 g_q_stride, low* g_k, low* g_v, i64 g_kv_stride)
+// `token_ranges` are those of keys; `firsts`, where queries are not all tokens, numbers texts by queries.
+extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_backward(const low* q, i64 q_stride, const low* k,
+    const low* v, i64 kv_stride, const int2* ranges, int queries, float scale, Dropout drop, const int2* token_ranges,
+    const i64* numbers, int tokens, int firsts, const low* out, const float* logs, const low* g, low* g_q,
+    i64 g_q_stride, low* g_k, low* g_v, i64 g_kv_stride)
 {
     // Queries and what arrives at them, or keys and values.
     __shared__ float mine[ROWS][HEAD + 1], mine_too[ROWS][HEAD + 1], others[TILE][HEAD + 1], others_too[TILE][HEAD + 1];
-    __shared__ float deltas[TILE];
-    __shared__ int found[2];
+    __shared__ float parts[TILE][HEAD / 4 + 1];
     bool is_query = blockIdx.z == 0;
     int head = blockIdx.y, heads = gridDim.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int row0 = blockIdx.x * ROWS, own = at_most(ROWS, (is_query ? queries : tokens) - row0), row = row0 + warp;
@@ -455,64 +494,69 @@ extern "C" __global__ void attention_backward(const low* q, i64 q_stride, const 
         return;
     i64 column0 = (i64)head * HEAD, g_stride = (i64)heads * HEAD;
     const low *q0 = q + column0, *k0 = k + column0, *v0 = v + column0, *g0 = g + column0, *out0 = out + column0;
-    load_tile(is_query ? q0 + row0 * q_stride : k0 + row0 * kv_stride, is_query ? q_stride : kv_stride, own, mine);
-    load_tile(is_query ? g0 + row0 * g_stride : v0 + row0 * kv_stride, is_query ? g_stride : kv_stride, own, mine_too);
-    bool is_text = is_query && firsts;
-    i64 from = is_text ? row0 : numbers[row0], to = is_text ? row0 + own - 1 : numbers[row0 + own - 1];
-    int2 range;
-    if (!is_query && firsts)
-        range.x = (int)from, range.y = at_most((int)to + 1, queries);
-    else
-        range = rows_of(numbers, tokens, from, to, found);
-    i64 text = warp >= own ? -1 : is_text ? row : numbers[row];
-    float delta = 0, denominator = 0;
-    if (is_query && warp < own) {
-        for (int column = lane; column < HEAD; column += 32)
-            delta += wide(g0[row * g_stride + column]) * wide(out0[row * g_stride + column]);
-        delta = warp_sum(delta);
-        denominator = logs[row * heads + head];
+    // The others of the block's rows, and of the warp's own: token after token, or the text's one query.
+    int2 all, text;
+    text.x = text.y = 0;
+    if (!is_query && firsts) {
+        all.x = (int)numbers[row0], all.y = at_most((int)numbers[row0 + own - 1] + 1, queries);
+        if (warp < own)
+            text.x = (int)numbers[row], text.y = at_most(text.x + 1, queries);
+    } else {
+        const int2* of_rows = is_query ? ranges : token_ranges;
+        all.x = of_rows[row0].x, all.y = of_rows[row0 + own - 1].y;
+        if (warp < own)
+            text = of_rows[row];
+    }
+    float delta = 0, log_sum = 0;
+    if (is_query) {
+        load_tile(q0 + row0 * q_stride, q_stride, own, mine);
+        load_gradient(g0 + row0 * g_stride, out0 + row0 * g_stride, g_stride, own, mine_too, parts);
+        __syncthreads();
+        if (warp < own) {
+            delta = sum_of_parts(parts[warp]);
+            log_sum = logs[row * heads + head];
+        }
+    } else {
+        load_tile(k0 + row0 * kv_stride, kv_stride, own, mine);
+        load_tile(v0 + row0 * kv_stride, kv_stride, own, mine_too);
     }
     float sums[DIMS], more[DIMS];
     for (int i = 0; i < DIMS; i++)
         sums[i] = more[i] = 0;
-    for (int start = range.x; start < range.y; start += TILE) {
-        int count = at_most(TILE, range.y - start);
+    for (int start = all.x; start < all.y; start += TILE) {
+        int count = at_most(TILE, all.y - start);
         __syncthreads();
         if (is_query) {
             load_tile(k0 + start * kv_stride, kv_stride, count, others);
             load_tile(v0 + start * kv_stride, kv_stride, count, others_too);
         } else {
+            i64 place = start * g_stride;
             load_tile(q0 + start * q_stride, q_stride, count, others);
-            load_tile(g0 + start * g_stride, g_stride, count, others_too);
-            for (int query = warp; query < count; query += ROWS) {
-                float sum = 0;
-                for (int column = lane; column < HEAD; column += 32) {
-                    i64 place = (start + query) * g_stride + column;
-                    sum += wide(g0[place]) * wide(out0[place]);
-                }
-                sum = warp_sum(sum);
-                if (lane == 0)
-                    deltas[query] = sum;
-            }
+            load_gradient(g0 + place, out0 + place, g_stride, count, others_too, parts);
         }
         __syncthreads();
-        int other = start + lane;
-        bool is_own = lane < count && (!is_query && firsts ? other : numbers[other]) == text;
-        u32 lanes = __ballot_sync(ALL, is_own);
-        if (!lanes)
-            continue;
-        float dropped = 0, change = 0;
-        if (is_own) {
-            int query = is_query ? row : other, key = is_query ? other : row;
-            float log_sum = is_query ? denominator : logs[query * heads + head];
-            float probability = expf(scale * dot(mine[warp], others[lane]) - log_sum);
-            float kept = factor(drop, (u32)(query * heads + head), (u32)key);
-            dropped = probability * kept;
-            change = probability * (dot(mine_too[warp], others_too[lane]) * kept - (is_query ? delta : deltas[lane]));
+        for (int half = 0; half < TILE; half += 32) {
+            int place = half + lane, other = start + place;
+            bool is_own = text.x <= other && other < text.y && place < count;
+            u32 lanes = __ballot_sync(ALL, is_own);
+            if (!lanes)
+                continue;
+            float dropped = 0, change = 0;
+            if (is_own) {
+                int query = is_query ? row : other, key = is_query ? other : row;
+                if (!is_query) {
+                    delta = sum_of_parts(parts[place]);
+                    log_sum = logs[query * heads + head];
+                }
+                float probability = expf(scale * dot(mine[warp], others[place]) - log_sum);
+                float kept = factor(drop, (u32)(query * heads + head), (u32)key);
+                dropped = probability * kept;
+                change = probability * (dot(mine_too[warp], others_too[place]) * kept - delta);
+            }
+            add_weighted(change, lanes, others + half, lane, sums);
+            if (!is_query)
+                add_weighted(dropped, lanes, others_too + half, lane, more);
         }
-        add_weighted(change, lanes, others, lane, sums);
-        if (!is_query)
-            add_weighted(dropped, lanes, others_too, lane, more);
     }
     if (warp >= own)
         return;
@@ -641,54 +685,102 @@ extern "C" __global__ void embed_backward(const float* g, const low* g_low, cons
     }
 }
 
-// Adds each row of g up in the row of an embedding that it came from, but for the row `padding`, in their order; `totals`
-// is zero before. A block a row of g: the first of its kind adds up all of them.
-extern "C" __global__ void embedding_rows(
-    const float* g, const i64* rows, int count, int padding, int width, float* totals)
+// Of up to three embeddings: the row that each row of g came from, the row without a gradient, and the gradient.
+struct Tables {
+    const i64* rows[3];
+    float* totals[3];
+    int paddings[3];
+};
+
+// Adds rows of g up in the rows of embeddings that they came from; totals are zero before. A block for (a row of g, an
+// embedding): the first row of its kind adds up all of them, threads of one y every so many'th.
+#define PARTS 4
+extern "C" __global__ void embedding_rows(const float* g, Tables tables, int count, int width)
 {
     __shared__ int alike[SEGMENT], number;
+    __shared__ float shared[PARTS][4 * ITEMS * 64];
+    const i64* rows = tables.rows[blockIdx.y];
     i64 own = rows[blockIdx.x];
-    if (own == padding)
+    if (own == tables.paddings[blockIdx.y])
         return;
-    float sums[ITEMS][4];
-    for (int item = 0; item < ITEMS; item++)
-        for (int i = 0; i < 4; i++)
-            sums[item][i] = 0;
-    for (int start = 0; start < count; start += SEGMENT) {
-        __syncthreads();
-        if (threadIdx.x < 32) {
-            int found = 0;
-            for (int from = start; from < start + SEGMENT && from < count; from += 32) {
-                int row = from + threadIdx.x;
-                u32 same = __ballot_sync(ALL, row < count && rows[row] == own);
-                if (same >> threadIdx.x & 1)
-                    alike[found + __popc(same & ((1u << threadIdx.x) - 1))] = row;
-                found += __popc(same);
+    // Columns of the threads of one y, and where this block's begin.
+    int columns = 4 * blockDim.x, part = threadIdx.y;
+    for (int column0 = 0; column0 < width; column0 += columns) {
+        int column = column0 + 4 * threadIdx.x;
+        float sums[4] = {0, 0, 0, 0};
+        for (int start = 0; start < count; start += SEGMENT) {
+            __syncthreads();
+            if (part == 0 && threadIdx.x < 32) {
+                int found = 0;
+                for (int from = start; from < start + SEGMENT && from < count; from += 32) {
+                    int row = from + threadIdx.x;
+                    u32 same = __ballot_sync(ALL, row < count && rows[row] == own);
+                    if (same >> threadIdx.x & 1)
+                        alike[found + __popc(same & ((1u << threadIdx.x) - 1))] = row;
+                    found += __popc(same);
+                }
+                if (threadIdx.x == 0)
+                    number = found;
             }
-            if (threadIdx.x == 0)
-                number = found;
-        }
-        __syncthreads();
-        if (number && alike[0] < (int)blockIdx.x)
-            return;
-        for (int item = 0; item < ITEMS; item++) {
-            int column = 4 * (threadIdx.x + item * blockDim.x);
-            if (column >= width)
-                continue;
+            __syncthreads();
+            if (number && alike[0] < (int)blockIdx.x)
+                return;
+            if (column < width)
 #pragma unroll 8
-            for (int index = 0; index < number; index++) {
-                float more[4];
-                read4(g + (i64)alike[index] * width + column, more);
+                for (int index = part; index < number; index += PARTS) {
+                    float more[4];
+                    read4(g + (i64)alike[index] * width + column, more);
+                    for (int i = 0; i < 4; i++)
+                        sums[i] += more[i];
+                }
+        }
+        for (int i = 0; i < 4; i++)
+            shared[part][4 * threadIdx.x + i] = sums[i];
+        __syncthreads();
+        if (part == 0 && column < width) {
+            for (int other = 1; other < PARTS; other++)
                 for (int i = 0; i < 4; i++)
-                    sums[item][i] += more[i];
-            }
+                    sums[i] += shared[other][4 * threadIdx.x + i];
+            write4(tables.totals[blockIdx.y] + own * width + column, sums);
         }
     }
-    for (int item = 0; item < ITEMS; item++) {
-        int column = 4 * (threadIdx.x + item * blockDim.x);
-        if (column < width)
-            write4(totals + own * width + column, sums[item]);
+}
+
+// ------------------------------------------------------------------------------------------------ the gradient's norm
+
+// Sums of squares of SQUARED values each.
+#define SQUARED 16384
+extern "C" __global__ void squares(const float* values, i64 size, float* totals)
+{
+    __shared__ float2 shared[32];
+    i64 from = (i64)blockIdx.x * SQUARED, to = from + SQUARED < size ? from + SQUARED : size;
+    float sum = 0;
+#pragma unroll 4
+    for (i64 place = from + 4 * threadIdx.x; place < to; place += 4 * blockDim.x) {
+        float four[4] = {0, 0, 0, 0};
+        if (place + 4 <= to)
+            read4(values + place, four);
+        else
+            for (int i = 0; place + i < to; i++)
+                four[i] = values[place + i];
+        for (int i = 0; i < 4; i++)
+            sum += four[i] * four[i];
     }
+    sum = block_sums(sum, 0, shared).x;
+    if (threadIdx.x == 0)
+        totals[blockIdx.x] = sum;
+}
+
+// The root of the sum of `count` values, by one block.
+extern "C" __global__ void root_of_sum(const float* values, int count, float* root)
+{
+    __shared__ float2 shared[32];
+    float sum = 0;
+    for (int place = threadIdx.x; place < count; place += blockDim.x)
+        sum += values[place];
+    sum = block_sums(sum, 0, shared).x;
+    if (threadIdx.x == 0)
+        root[0] = sqrtf(sum);
 }
 
 // ------------------------------------------------------------------------------------------------ AdamW

@@ -10,7 +10,7 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -38,6 +38,22 @@ class DropoutArgument(ctypes.Structure):
         ("threshold", ctypes.c_uint32),
         ("scale", ctypes.c_float),
     )
+
+
+class TablesArgument(ctypes.Structure):
+    """`Tables` of `kernels.cu`."""
+
+    _fields_ = (("rows", ctypes.c_void_p * 3), ("totals", ctypes.c_void_p * 3), ("paddings", ctypes.c_int * 3))
+
+    @classmethod
+    def of(cls, rows: Sequence[Tensor], totals: Sequence[Tensor], paddings: Sequence[int]) -> Self:
+        """Of up to three embeddings."""
+        rest = [0] * (3 - len(rows))
+        argument = cls()
+        argument.rows[:] = [each.data_ptr() for each in rows] + rest
+        argument.totals[:] = [each.data_ptr() for each in totals] + rest
+        argument.paddings[:] = [*paddings, *rest]
+        return argument
 
 
 def packed_arguments(arguments: Sequence[Argument]) -> tuple[Any, list[Any]]:

@@ -194,13 +194,14 @@ class PackedClassifier(nn.Module):
         low = torch.bfloat16 if precision == "bf16" else torch.float32
         if low not in self._fused:
             launch = kernels_for(low, weight.shape[0] // self._heads, weight.device.index or 0)
-            self._fused[low] = Fused(launch, self._all_layers, self._heads, low, self._dropout)
+            weights = sum(parameter.numel() for parameter in self.parameters())
+            self._fused[low] = Fused(launch, self._all_layers, self._heads, low, self._dropout, weights)
         return self._fused[low]
 
     def by(self, fused: Fused, batch: PackedBatch) -> Tensor:
         """Logits of a training step, [B, outputs], by kernels of few launches."""
         base: Any = self.network.base_model
-        fused.begin()
+        fused.begin(batch)
         states = fused.embed(base.embeddings, batch, has_types=self._family.has_types)
         if hasattr(base, "embeddings_project"):
             projected = base.embeddings_project(states[0]).float()

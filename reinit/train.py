@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from jobs.cell import Cell
 from reinit.batches import training_batches
 from reinit.data import Example
-from reinit.engine import build_engine, close_engine
+from reinit.engine import build_engine, close_engine, norm_of
 from reinit.forms import Form, PaddedBatch
 from reinit.network import Network
 from reinit.packed import PackedClassifier
@@ -164,7 +164,7 @@ class Step:
             batch = self._captured.collate(examples, weight, ranks.device, self._texts)
             graphs = self._captured.graphs
             optimiser = self._engine.optimizer
-            whole, optimiser.norm, optimiser.skip = graphs(batch, self._parameters, self._captured_loss, self._join)
+            whole, optimiser.norm, optimiser.skip = graphs(batch, self._parameters, self._captured_loss, self._norm)
             optimiser.fused, optimiser.at = self._fused, batch.shape
         else:
             loss = self._loss(self._engine, self._form.collate(share or examples[:1], weight, ranks.device))
@@ -188,9 +188,8 @@ class Step:
             logits = self._captured(batch) if self._fused is None else self._captured.by(self._fused, batch)
         return self._loss(lambda _: logits, batch)
 
-    def _join(self) -> None:
-        if self._fused is not None:
-            self._fused.side.join()
+    def _norm(self) -> Tensor:
+        return norm_of(self._parameters) if self._fused is None else self._fused.finish(self._parameters)
 
 
 def losses_of(logits: Tensor, labels: Tensor, *, regression: bool) -> Tensor:

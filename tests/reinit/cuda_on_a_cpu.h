@@ -13,6 +13,7 @@
 #define __global__
 #define __device__
 #define __shared__ static
+#define __launch_bounds__(threads)
 
 struct int2 { int x, y; };
 struct float2 { float x, y; };

@@ -21,7 +21,7 @@ CUDA: Final = Path(__file__).with_name("cuda_on_a_cpu.h")
 @functools.cache
 def emulated(low: torch.dtype, head: int, source: str = SOURCE.read_text(encoding="utf-8")) -> Launch:
     """As `kernels_for`, for tensors on a CPU."""
-    names = re.findall(r"__global__ void (\w+)\(", source)
+    names = re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(", source)
     entries = [
         f'extern "C" void run_{name}(const int* sizes, void** arguments) {{ fibers::launch({name}, sizes, arguments); }}'
         for name in names
