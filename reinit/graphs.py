@@ -39,6 +39,7 @@ class Graphs:
         self._key: object = None
         self._captured: dict[tuple[int, ...], _Captured] = {}
         self._pool: Any = None
+        self._stream: Any = None
 
     def keep_if(self, key: object) -> None:
         """Forget every graph that was captured for another `key`: of parameters, layers, precision and loss."""
@@ -98,7 +99,10 @@ class Graphs:
                 step()
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        if self._stream is None:
+            # Before others: what the way back does not wait for is done where there is room beside it.
+            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             loss, norm, is_bad = step()
         self._pool = graph.pool()
         torch.cuda.set_rng_state(random, device)

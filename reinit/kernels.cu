@@ -12,7 +12,7 @@ typedef long long i64;
 
 #define TILE 64
 #define ROWS 8
-#define DIMS ((HEAD + 31) / 32)
+#define PAIRS ((HEAD / 2 + 31) / 32)
 #define ITEMS 4
 #define SEGMENT 1024
 #define ALL 0xffffffffu
@@ -24,6 +24,12 @@ __device__ void read4(const float* from, float* to)
 {
     float4 four = *(const float4*)from;
     to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+}
+
+__device__ void read2(const float* from, float* to)
+{
+    float2 two = *(const float2*)from;
+    to[0] = two.x, to[1] = two.y;
 }
 
 __device__ void write4(float* to, const float* from)
@@ -59,11 +65,21 @@ __device__ void read4(const low* from, float* to)
     ushort4 four = *(const ushort4*)from;
     to[0] = wide(four.x), to[1] = wide(four.y), to[2] = wide(four.z), to[3] = wide(four.w);
 }
+
+__device__ void read2(const low* from, float* to)
+{
+    u32 two = *(const u32*)from;
+    to[0] = __uint_as_float(two << 16), to[1] = __uint_as_float(two & 0xffff0000u);
+}
+
+// As they are, without a way through float32.
+__device__ void copy4(const low* from, low* to) { *(ushort4*)to = *(const ushort4*)from; }
 #else
 typedef float low;
 
 __device__ float wide(low value) { return value; }
 __device__ low narrow(float value) { return value; }
+__device__ void copy4(const low* from, low* to) { *(float4*)to = *(const float4*)from; }
 #endif
 
 // ------------------------------------------------------------------------------------------------ sums
@@ -357,34 +373,39 @@ extern "C" __global__ void text_ranges(const i64* numbers, int tokens, int texts
         of_texts[text] = range;
 }
 
+// Rows in shared memory; so long that lanes which read theirs at one column do so from different banks.
+typedef low Tile[HEAD + 4];
+typedef float Wide[HEAD + 4];
+
 // `count` rows of a head into shared memory; the rest of the tile is left as it is.
-__device__ void load_tile(const low* from, i64 stride, int count, float (*tile)[HEAD + 1])
+__device__ void load_tile(const low* from, i64 stride, int count, Tile* tile)
 {
 #pragma unroll 4
+    for (int place = 4 * threadIdx.x; place < count * HEAD; place += 4 * blockDim.x)
+        copy4(from + place / HEAD * stride + place % HEAD, &tile[place / HEAD][place % HEAD]);
+}
+
+// The same as float32, times a factor.
+__device__ void load_wide(const low* from, i64 stride, int count, float times, Wide* rows)
+{
     for (int place = 4 * threadIdx.x; place < count * HEAD; place += 4 * blockDim.x) {
-        int row = place / HEAD, column = place % HEAD;
         float four[4];
-        read4(from + row * stride + column, four);
+        read4(from + place / HEAD * stride + place % HEAD, four);
         for (int i = 0; i < 4; i++)
-            tile[row][column + i] = four[i];
+            four[i] *= times;
+        write4(&rows[place / HEAD][place % HEAD], four);
     }
 }
 
-// The same of the gradient, and each four values' part of the sum over a row of gradient times output.
-__device__ void load_gradient(const low* from, const low* out, i64 stride, int count, float (*tile)[HEAD + 1],
-    float (*parts)[HEAD / 4 + 1])
+// Each four values' part of the sum over a row of gradient times output.
+__device__ void load_parts(const low* g, const low* out, i64 stride, int count, float (*parts)[HEAD / 4 + 1])
 {
 #pragma unroll 4
     for (int place = 4 * threadIdx.x; place < count * HEAD; place += 4 * blockDim.x) {
-        int row = place / HEAD, column = place % HEAD;
-        float four[4], outs[4], part = 0;
-        read4(from + row * stride + column, four);
-        read4(out + row * stride + column, outs);
-        for (int i = 0; i < 4; i++) {
-            tile[row][column + i] = four[i];
-            part += four[i] * outs[i];
-        }
-        parts[row][column / 4] = part;
+        float four[4], outs[4];
+        read4(g + place / HEAD * stride + place % HEAD, four);
+        read4(out + place / HEAD * stride + place % HEAD, outs);
+        parts[place / HEAD][place % HEAD / 4] = four[0] * outs[0] + four[1] * outs[1] + four[2] * outs[2] + four[3] * outs[3];
     }
 }
 
@@ -397,33 +418,44 @@ __device__ float sum_of_parts(const float* parts)
     return sum;
 }
 
-__device__ float dot(const float* left, const float* right)
+__device__ float dot(const float* left, const low* right)
 {
     float sums[4] = {0, 0, 0, 0};
 #pragma unroll
-    for (int i = 0; i < HEAD; i++)
-        sums[i % 4] += left[i] * right[i];
+    for (int column = 0; column < HEAD; column += 4) {
+        float ours[4], theirs[4];
+        read4(left + column, ours);
+        read4(right + column, theirs);
+        for (int i = 0; i < 4; i++)
+            sums[i] += ours[i] * theirs[i];
+    }
     return sums[0] + sums[1] + (sums[2] + sums[3]);
 }
 
-// sums[.] += sum over the lanes in `lanes` of weight * row; they are one after another.
-__device__ void add_weighted(float weight, u32 lanes, float (*rows)[HEAD + 1], int lane, float* sums)
+// sums += sum over the lanes in `lanes` of weight * row; they are one after another. A lane has every 32nd pair of columns.
+__device__ void add_weighted(float weight, u32 lanes, const Tile* rows, int lane, float (*sums)[2])
 {
     int from = __ffs(lanes) - 1, to = 32 - __clz(lanes);
 #pragma unroll 8
     for (int row = from; row < to; row++) {
         float own = __shfl_sync(ALL, weight, row);
-        for (int i = 0; i < DIMS; i++)
-            if (lane + 32 * i < HEAD)
-                sums[i] += own * rows[row][lane + 32 * i];
+        for (int i = 0; i < PAIRS; i++)
+            if (lane + 32 * i < HEAD / 2) {
+                float pair[2];
+                read2(&rows[row][2 * (lane + 32 * i)], pair);
+                sums[i][0] += own * pair[0];
+                sums[i][1] += own * pair[1];
+            }
     }
 }
 
-__device__ void write_row(low* to, const float* sums, int lane, float times)
+__device__ void write_row(low* to, const float (*sums)[2], int lane, float times)
 {
-    for (int i = 0; i < DIMS; i++)
-        if (lane + 32 * i < HEAD)
-            to[lane + 32 * i] = narrow(sums[i] * times);
+    for (int i = 0; i < PAIRS; i++)
+        if (lane + 32 * i < HEAD / 2) {
+            to[2 * (lane + 32 * i)] = narrow(sums[i][0] * times);
+            to[2 * (lane + 32 * i) + 1] = narrow(sums[i][1] * times);
+        }
 }
 
 __device__ int at_most(int value, int most) { return value < most ? value : most; }
@@ -434,7 +466,8 @@ __device__ int at_most(int value, int most) { return value < most ? value : most
 extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_forward(const low* q, i64 q_stride, const low* k,
     const low* v, i64 kv_stride, const int2* ranges, int queries, float scale, Dropout drop, low* out, float* logs)
 {
-    __shared__ float asking[ROWS][HEAD + 1], keys[TILE][HEAD + 1], values[TILE][HEAD + 1];
+    __shared__ __align__(16) Wide asking[ROWS];
+    __shared__ __align__(16) Tile keys[TILE], values[TILE];
     int head = blockIdx.y, heads = gridDim.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int row0 = blockIdx.x * ROWS, own = at_most(ROWS, queries - row0), query = row0 + warp;
     i64 column0 = (i64)head * HEAD;
@@ -443,10 +476,10 @@ extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_forward(const 
     text.x = text.y = 0;
     if (warp < own)
         text = ranges[query];
-    load_tile(q + row0 * q_stride + column0, q_stride, own, asking);
-    float sums[DIMS], most = LOWEST, total = 0;
-    for (int i = 0; i < DIMS; i++)
-        sums[i] = 0;
+    load_wide(q + row0 * q_stride + column0, q_stride, own, scale, asking);
+    float sums[PAIRS][2], most = LOWEST, total = 0;
+    for (int i = 0; i < PAIRS; i++)
+        sums[i][0] = sums[i][1] = 0;
     for (int start = from; start < to; start += TILE) {
         int count = at_most(TILE, to - start);
         __syncthreads();
@@ -459,13 +492,13 @@ extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_forward(const 
             u32 lanes = __ballot_sync(ALL, is_own);
             if (!lanes)
                 continue;
-            float score = is_own ? scale * dot(asking[warp], keys[half + lane]) : LOWEST;
+            float score = is_own ? dot(asking[warp], keys[half + lane]) : LOWEST;
             float higher = fmaxf(most, warp_max(score)), shrink = expf(most - higher);
             float weight = is_own ? expf(score - higher) : 0;
             total = total * shrink + warp_sum(weight);
             most = higher;
-            for (int i = 0; i < DIMS; i++)
-                sums[i] *= shrink;
+            for (int i = 0; i < PAIRS; i++)
+                sums[i][0] *= shrink, sums[i][1] *= shrink;
             weight *= factor(drop, (u32)(query * heads + head), (u32)key);
             add_weighted(weight, lanes, values + half, lane, sums);
         }
@@ -485,7 +518,8 @@ extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_backward(const
     i64 g_q_stride, low* g_k, low* g_v, i64 g_kv_stride)
 {
     // Queries and what arrives at them, or keys and values.
-    __shared__ float mine[ROWS][HEAD + 1], mine_too[ROWS][HEAD + 1], others[TILE][HEAD + 1], others_too[TILE][HEAD + 1];
+    __shared__ __align__(16) Wide mine[ROWS], mine_too[ROWS];
+    __shared__ __align__(16) Tile others[TILE], others_too[TILE];
     __shared__ float parts[TILE][HEAD / 4 + 1];
     bool is_query = blockIdx.z == 0;
     int head = blockIdx.y, heads = gridDim.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -509,20 +543,21 @@ extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_backward(const
     }
     float delta = 0, log_sum = 0;
     if (is_query) {
-        load_tile(q0 + row0 * q_stride, q_stride, own, mine);
-        load_gradient(g0 + row0 * g_stride, out0 + row0 * g_stride, g_stride, own, mine_too, parts);
+        load_wide(q0 + row0 * q_stride, q_stride, own, scale, mine);
+        load_wide(g0 + row0 * g_stride, g_stride, own, 1, mine_too);
+        load_parts(g0 + row0 * g_stride, out0 + row0 * g_stride, g_stride, own, parts);
         __syncthreads();
         if (warp < own) {
             delta = sum_of_parts(parts[warp]);
             log_sum = logs[row * heads + head];
         }
     } else {
-        load_tile(k0 + row0 * kv_stride, kv_stride, own, mine);
-        load_tile(v0 + row0 * kv_stride, kv_stride, own, mine_too);
+        load_wide(k0 + row0 * kv_stride, kv_stride, own, scale, mine);
+        load_wide(v0 + row0 * kv_stride, kv_stride, own, 1, mine_too);
     }
-    float sums[DIMS], more[DIMS];
-    for (int i = 0; i < DIMS; i++)
-        sums[i] = more[i] = 0;
+    float sums[PAIRS][2], more[PAIRS][2];
+    for (int i = 0; i < PAIRS; i++)
+        sums[i][0] = sums[i][1] = more[i][0] = more[i][1] = 0;
     for (int start = all.x; start < all.y; start += TILE) {
         int count = at_most(TILE, all.y - start);
         __syncthreads();
@@ -532,7 +567,8 @@ extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_backward(const
         } else {
             i64 place = start * g_stride;
             load_tile(q0 + start * q_stride, q_stride, count, others);
-            load_gradient(g0 + place, out0 + place, g_stride, count, others_too, parts);
+            load_tile(g0 + place, g_stride, count, others_too);
+            load_parts(g0 + place, out0 + place, g_stride, count, parts);
         }
         __syncthreads();
         for (int half = 0; half < TILE; half += 32) {
@@ -548,7 +584,7 @@ extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_backward(const
                     delta = sum_of_parts(parts[place]);
                     log_sum = logs[query * heads + head];
                 }
-                float probability = expf(scale * dot(mine[warp], others[place]) - log_sum);
+                float probability = expf(dot(mine[warp], others[place]) - log_sum);
                 float kept = factor(drop, (u32)(query * heads + head), (u32)key);
                 dropped = probability * kept;
                 change = probability * (dot(mine_too[warp], others_too[place]) * kept - delta);
