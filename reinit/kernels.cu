@@ -377,37 +377,61 @@ extern "C" __global__ void text_ranges(const i64* numbers, int tokens, int texts
 typedef low Tile[HEAD + 4];
 typedef float Wide[HEAD + 4];
 
-// `count` rows of a head into shared memory; the rest of the tile is left as it is.
-__device__ void load_tile(const low* from, i64 stride, int count, Tile* tile)
-{
-#pragma unroll 4
-    for (int place = 4 * threadIdx.x; place < count * HEAD; place += 4 * blockDim.x)
-        copy4(from + place / HEAD * stride + place % HEAD, &tile[place / HEAD][place % HEAD]);
-}
+// Rows of heads on their way into shared memory: loads that are under way together. The rest of a tile is left as it is.
+#define THREADS (32 * ROWS)
+#define QUADS(rows) (((rows) * HEAD / 4 + THREADS - 1) / THREADS)
 
-// The same as float32, times a factor.
-__device__ void load_wide(const low* from, i64 stride, int count, float times, Wide* rows)
-{
-    for (int place = 4 * threadIdx.x; place < count * HEAD; place += 4 * blockDim.x) {
-        float four[4];
-        read4(from + place / HEAD * stride + place % HEAD, four);
-        for (int i = 0; i < 4; i++)
-            four[i] *= times;
-        write4(&rows[place / HEAD][place % HEAD], four);
-    }
-}
+struct __align__(4 * sizeof(low)) Quad {
+    low values[4];
+};
 
-// Each four values' part of the sum over a row of gradient times output.
-__device__ void load_parts(const low* g, const low* out, i64 stride, int count, float (*parts)[HEAD / 4 + 1])
-{
-#pragma unroll 4
-    for (int place = 4 * threadIdx.x; place < count * HEAD; place += 4 * blockDim.x) {
-        float four[4], outs[4];
-        read4(g + place / HEAD * stride + place % HEAD, four);
-        read4(out + place / HEAD * stride + place % HEAD, outs);
-        parts[place / HEAD][place % HEAD / 4] = four[0] * outs[0] + four[1] * outs[1] + four[2] * outs[2] + four[3] * outs[3];
+template <int ROOM> struct Rows {
+    Quad quads[QUADS(ROOM)];
+
+    __device__ static int place(int quad) { return 4 * (threadIdx.x + quad * THREADS); }
+
+    __device__ void load(const low* from, i64 stride, int count)
+    {
+#pragma unroll
+        for (int quad = 0; quad < QUADS(ROOM); quad++)
+            if (place(quad) < count * HEAD)
+                copy4(from + place(quad) / HEAD * stride + place(quad) % HEAD, quads[quad].values);
     }
-}
+
+    __device__ void store(int count, Tile* tile)
+    {
+#pragma unroll
+        for (int quad = 0; quad < QUADS(ROOM); quad++)
+            if (place(quad) < count * HEAD)
+                copy4(quads[quad].values, &tile[place(quad) / HEAD][place(quad) % HEAD]);
+    }
+
+    // As float32, times a factor.
+    __device__ void store(int count, float times, Wide* rows)
+    {
+#pragma unroll
+        for (int quad = 0; quad < QUADS(ROOM); quad++)
+            if (place(quad) < count * HEAD) {
+                float four[4];
+                for (int i = 0; i < 4; i++)
+                    four[i] = times * wide(quads[quad].values[i]);
+                write4(&rows[place(quad) / HEAD][place(quad) % HEAD], four);
+            }
+    }
+
+    // Each four values' part of the sum over a row of these times those.
+    __device__ void store_parts(const Rows& those, int count, float (*parts)[HEAD / 4 + 1])
+    {
+#pragma unroll
+        for (int quad = 0; quad < QUADS(ROOM); quad++)
+            if (place(quad) < count * HEAD) {
+                float part = 0;
+                for (int i = 0; i < 4; i++)
+                    part += wide(quads[quad].values[i]) * wide(those.quads[quad].values[i]);
+                parts[place(quad) / HEAD][place(quad) % HEAD / 4] = part;
+            }
+    }
+};
 
 __device__ float sum_of_parts(const float* parts)
 {
@@ -476,15 +500,20 @@ extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_forward(const 
     text.x = text.y = 0;
     if (warp < own)
         text = ranges[query];
-    load_wide(q + row0 * q_stride + column0, q_stride, own, scale, asking);
+    Rows<ROWS> rows;
+    rows.load(q + row0 * q_stride + column0, q_stride, own);
+    rows.store(own, scale, asking);
     float sums[PAIRS][2], most = LOWEST, total = 0;
     for (int i = 0; i < PAIRS; i++)
         sums[i][0] = sums[i][1] = 0;
     for (int start = from; start < to; start += TILE) {
         int count = at_most(TILE, to - start);
+        Rows<TILE> k_rows, v_rows;
+        k_rows.load(k + start * kv_stride + column0, kv_stride, count);
+        v_rows.load(v + start * kv_stride + column0, kv_stride, count);
         __syncthreads();
-        load_tile(k + start * kv_stride + column0, kv_stride, count, keys);
-        load_tile(v + start * kv_stride + column0, kv_stride, count, values);
+        k_rows.store(count, keys);
+        v_rows.store(count, values);
         __syncthreads();
         for (int half = 0; half < TILE; half += 32) {
             int key = start + half + lane;
@@ -512,7 +541,7 @@ extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_forward(const 
 
 // Gradients to q, k and v, in their layout with strides of their own; even z for queries, odd z for keys and values.
 // `token_ranges` are those of keys; `firsts`, where queries are not all tokens, numbers texts by queries.
-extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_backward(const low* q, i64 q_stride, const low* k,
+extern "C" __global__ void __launch_bounds__(32 * ROWS, 3) attention_backward(const low* q, i64 q_stride, const low* k,
     const low* v, i64 kv_stride, const int2* ranges, int queries, float scale, Dropout drop, const int2* token_ranges,
     const i64* numbers, int tokens, int firsts, const low* out, const float* logs, const low* g, low* g_q,
     i64 g_q_stride, low* g_k, low* g_v, i64 g_kv_stride)
@@ -543,33 +572,45 @@ extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_backward(const
     }
     float delta = 0, log_sum = 0;
     if (is_query) {
-        load_wide(q0 + row0 * q_stride, q_stride, own, scale, mine);
-        load_wide(g0 + row0 * g_stride, g_stride, own, 1, mine_too);
-        load_parts(g0 + row0 * g_stride, out0 + row0 * g_stride, g_stride, own, parts);
+        Rows<ROWS> q_rows, g_rows, out_rows;
+        q_rows.load(q0 + row0 * q_stride, q_stride, own);
+        g_rows.load(g0 + row0 * g_stride, g_stride, own);
+        out_rows.load(out0 + row0 * g_stride, g_stride, own);
+        q_rows.store(own, scale, mine);
+        g_rows.store(own, 1, mine_too);
+        g_rows.store_parts(out_rows, own, parts);
         __syncthreads();
         if (warp < own) {
             delta = sum_of_parts(parts[warp]);
             log_sum = logs[row * heads + head];
         }
     } else {
-        load_wide(k0 + row0 * kv_stride, kv_stride, own, scale, mine);
-        load_wide(v0 + row0 * kv_stride, kv_stride, own, 1, mine_too);
+        Rows<ROWS> k_rows, v_rows;
+        k_rows.load(k0 + row0 * kv_stride, kv_stride, own);
+        v_rows.load(v0 + row0 * kv_stride, kv_stride, own);
+        k_rows.store(own, scale, mine);
+        v_rows.store(own, 1, mine_too);
     }
     float sums[PAIRS][2], more[PAIRS][2];
     for (int i = 0; i < PAIRS; i++)
         sums[i][0] = sums[i][1] = more[i][0] = more[i][1] = 0;
     for (int start = all.x; start < all.y; start += TILE) {
         int count = at_most(TILE, all.y - start);
-        __syncthreads();
+        // Keys and values, or queries, what arrives at them and what came of them.
+        Rows<TILE> a_rows, b_rows, out_rows;
         if (is_query) {
-            load_tile(k0 + start * kv_stride, kv_stride, count, others);
-            load_tile(v0 + start * kv_stride, kv_stride, count, others_too);
+            a_rows.load(k0 + start * kv_stride, kv_stride, count);
+            b_rows.load(v0 + start * kv_stride, kv_stride, count);
         } else {
-            i64 place = start * g_stride;
-            load_tile(q0 + start * q_stride, q_stride, count, others);
-            load_tile(g0 + place, g_stride, count, others_too);
-            load_parts(g0 + place, out0 + place, g_stride, count, parts);
+            a_rows.load(q0 + start * q_stride, q_stride, count);
+            b_rows.load(g0 + start * g_stride, g_stride, count);
+            out_rows.load(out0 + start * g_stride, g_stride, count);
         }
+        __syncthreads();
+        a_rows.store(count, others);
+        b_rows.store(count, others_too);
+        if (!is_query)
+            b_rows.store_parts(out_rows, count, parts);
         __syncthreads();
         for (int half = 0; half < TILE; half += 32) {
             int place = half + lane, other = start + place;
