@@ -1,9 +1,9 @@
 """The packed forward pass and its gradients in few kernels: what a captured step on a GPU is made of.
 
-Law: the loss and gradients are those of `PackedClassifier.forward`, up to floating-point order and dropout's draws: each
-value is dropped with the recipe's probability to 1 in 4 billion, by a key that is drawn from torch's generator at every
-step. Matrix products take bfloat16 where the recipe says bf16; everything between them, sums of attention and all
-gradients of parameters are float32.
+Law: the loss and gradients are those of `PackedClassifier.forward`, up to floating-point order and dropout's draws:
+each value is dropped with the recipe's probability to 1 in 4 billion, by a key that is drawn from torch's generator at
+every step. The layers' matrix products take bfloat16 where the recipe says bf16; everything between them, sums of
+attention, the head and all gradients of parameters are float32.
 
 Kernels of matrix products are torch's. Gradients of parameters have nothing after them but the optimiser, so that they
 are computed beside the way back, on a stream of their own.
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
 from reinit.attention import Apart, Together
-from reinit.kernels import DropoutArgument, Launch, TablesArgument
+from reinit.kernels import DropoutArgument, Launch
+from reinit.operations import SQUARED, Attention, Embed, Gelu, Linear, Loss, ResidualNorm, Take
 from reinit.rows import PackedBatch
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
 WIDEST: Final = 4096
 LARGEST_HEAD: Final = 64
-COLUMNS: Final = 32
-ROWS: Final = 8
-SQUARED: Final = 16384
-"""As in `kernels.cu`: columns of a block that sums them, rows of a block of attention, values that a block squares."""
 
 
 def suits(layers: Sequence[Layer], heads: int) -> bool:
@@ -104,7 +101,7 @@ class Copies:
     def _joined(self, parts: Sequence[Tensor], low: torch.dtype) -> Tensor:
         sizes = [len(part) for part in parts]
         whole = parts[0].new_empty((sum(sizes), *parts[0].shape[1:]), dtype=low, requires_grad=False)
-        self.of.update(zip(parts, whole.split(sizes), strict=True))
+        self.of.update(zip(parts, torch.split(whole, sizes), strict=True))
         return whole
 
     def _single(self, weight: Tensor, low: torch.dtype) -> Tensor:
@@ -134,7 +131,7 @@ class Side:
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
                 made = work()
-            # The allocator hands memory on in the order of the stream that asked for it, and would not wait for this one.
+            # The allocator hands memory on in the order of the stream that asked for it, and waits for no other.
             self._used.append(used)
         self._made += zip(parameters, made, strict=True)
 
@@ -176,24 +173,30 @@ class Fused:
         device = self._key.device
         self._key = torch.randint(2**63 - 1, (1,), device=device)
         self._sites = self._vector_count = self._square_count = 0
-        self._ranges = torch.empty(batch.tokens + batch.texts, 2, dtype=torch.int32, device=device).split(
-            [batch.tokens, batch.texts]
-        )
-        self.launch(
-            "text_ranges", (batch.texts + 1,), (128,), batch.numbers, batch.tokens, batch.texts, *self._ranges
-        )
+        ranges = torch.empty(batch.tokens + batch.texts, 2, dtype=torch.int32, device=device)
+        self._ranges = torch.split(ranges, [batch.tokens, batch.texts])
+        self.launch("text_ranges", (batch.texts + 1,), (128,), batch.numbers, batch.tokens, batch.texts, *self._ranges)
 
-    def finish(self, parameters: Sequence[Tensor]) -> Tensor:
-        """After the way back: every gradient in its parameter; the norm of those of `parameters`, float32 []."""
+    def loss(self, logits: Tensor, batch: PackedBatch, *, regression: bool) -> Tensor:
+        """The weighted sum of the texts' losses, float32 []; as `reinit.train.losses_of` has each."""
+        result: Tensor = Loss.apply(self, logits.float(), batch, regression)  # type: ignore[no-untyped-call]
+        return result
+
+    def finish(self, parameters: Sequence[Tensor], loss: Tensor) -> tuple[Tensor, Tensor]:
+        """After the way back from `loss`: every gradient in its parameter.
+
+        Returns:
+            The norm of the gradients of `parameters`, and 1 where the loss is not finite, else 0; each float32 [].
+        """
         for parameter in parameters:
             if parameter.grad is not None:
                 # By torch's own way back.
                 self.squares(parameter.grad)
         self.side.join()
         self.squares(self._vectors[: self._vector_count])
-        norm = self._squares.new_empty(())
-        self.launch("root_of_sum", (1,), (1024,), self._squares, self._square_count, norm)
-        return norm
+        norm, is_bad = self._squares.new_empty(2).unbind()
+        self.launch("root_of_sum", (1,), (1024,), self._squares, self._square_count, loss, norm, is_bad)
+        return norm, is_bad
 
     def vector(self, size: int) -> Tensor:
         """Room for a vector's gradient, float32 [size], whose squares are added up in the end."""
@@ -226,11 +229,8 @@ class Fused:
         if has_types:
             tables.append(embeddings.token_type_embeddings)
             rows.append(batch.types)
-        norm = embeddings.LayerNorm
-        paddings = [-1 if table.padding_idx is None else table.padding_idx for table in tables]
-        weights = [table.weight for table in tables]
-        result: tuple[Tensor, Tensor] = _Embed.apply(  # type: ignore[no-untyped-call]
-            self, self.dropout(), norm.eps, rows, paddings, norm.weight, norm.bias, *weights
+        result: tuple[Tensor, Tensor] = Embed.apply(  # type: ignore[no-untyped-call]
+            self, self.dropout(), tables, rows, embeddings.LayerNorm, tables[0].weight
         )
         return result
 
@@ -259,7 +259,7 @@ class Fused:
         drop = self.dropout(is_on=layer.drops_attention)
         middle, middle_low = self._norm(drop, inputs, mixed, layer.out, layer.attention_norm)
         wide = self._linear(middle_low, maps.up, None, maps.gradients["up"], layer.up.weight)
-        wide = _Gelu.apply(self, wide, layer.up.bias)  # type: ignore[no-untyped-call]
+        wide = Gelu.apply(self, wide, layer.up.bias)  # type: ignore[no-untyped-call]
         result = self._linear(wide, maps.down, None, maps.gradients["down"], layer.down.weight)
         return self._norm(self.dropout(), middle, result, layer.down, layer.output_norm)
 
@@ -284,7 +284,7 @@ class Fused:
         if rest:
             others = self._linear(states, weight[asking:], bias[asking:], gradient[asking:], *_parameters(rest))
         if attend is None:
-            attended: Tensor = _Attention.apply(self, self.dropout(), batch, query, others)  # type: ignore[no-untyped-call]
+            attended: Tensor = Attention.apply(self, self.dropout(), batch, query, others)  # type: ignore[no-untyped-call]
             return attended
         query, key, value = query.chunk(3, dim=1) if others is None else (query, *others.chunk(2, dim=1))
         probability = self._threshold / 2**32
@@ -293,308 +293,22 @@ class Fused:
     def _linear(
         self, values: Tensor, weight: Tensor, bias: Tensor | None, gradient: Tensor, *parameters: Tensor
     ) -> Tensor:
-        result: Tensor = _Linear.apply(self, values, weight, bias, gradient, list(parameters))  # type: ignore[no-untyped-call]
+        result: Tensor = Linear.apply(self, values, weight, bias, gradient, list(parameters))  # type: ignore[no-untyped-call]
         return result
 
     def _norm(
         self, drop: DropoutArgument, residual: Tensor, added: Tensor, linear: nn.Linear, norm: nn.LayerNorm
     ) -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = _ResidualNorm.apply(  # type: ignore[no-untyped-call]
-            self, drop, norm.eps, residual, added, linear.bias, norm.weight, norm.bias
+        result: tuple[Tensor, Tensor] = ResidualNorm.apply(  # type: ignore[no-untyped-call]
+            self, drop, residual, added, linear.bias, norm
         )
         return result
 
     def _firsts(self, states: tuple[Tensor, Tensor], batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        result: tuple[Tensor, Tensor] = _Take.apply(self, batch.firsts, *states)  # type: ignore[no-untyped-call]
+        result: tuple[Tensor, Tensor] = Take.apply(self, batch.firsts, *states)  # type: ignore[no-untyped-call]
         return result
-
-
-# ----------------------------------------------------------------------------------------------- operations
-
-
-def _row_block(width: int) -> tuple[int]:
-    """Threads of a block that has a row: a quarter of the width in whole warps, at most 256."""
-    return (min(256, -(-width // 128) * 32),)
-
-
-def _columns(width: int) -> tuple[int]:
-    return (-(-width // COLUMNS),)
-
-
-_COLUMN_BLOCK: Final = (COLUMNS, 32)
-_ATTENTION_BLOCK: Final = (32 * ROWS,)
 
 
 def _parameters(linears: Sequence[nn.Linear]) -> list[Tensor]:
     """Their weights, then their biases."""
     return [linear.weight for linear in linears] + [linear.bias for linear in linears]
-
-
-def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """left @ right, rounded to nothing less than float32 on its way to `out`."""
-    if left.device.type == "cuda" and left.dtype != torch.float32:
-        torch.mm(left, right, out_dtype=torch.float32, out=out)
-    else:
-        torch.mm(left.float(), right.float(), out=out)
-
-
-class _Linear(torch.autograd.Function):
-    """values @ weight' + bias, whose gradients go to the parameters that weight and bias are copies of."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        fused: Fused,
-        values: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        gradient: Tensor,
-        parameters: list[Tensor],
-    ) -> Tensor:
-        ctx.fused, ctx.has_bias, ctx.gradient, ctx.parameters = fused, bias is not None, gradient, parameters
-        ctx.save_for_backward(values, weight)
-        if bias is None:
-            return torch.mm(values, weight.t())
-        return torch.addmm(bias, values, weight.t())
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        values, weight = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        sizes = [len(each) for each in ctx.parameters if each.ndim == 2]
-
-        def of_parameters() -> list[Tensor]:
-            _product(gradient.t(), values, ctx.gradient)
-            ctx.fused.squares(ctx.gradient)
-            made = [*ctx.gradient.split(sizes)]
-            return [*made, *_column_sums(ctx.fused, gradient).split(sizes)] if ctx.has_bias else made
-
-        ctx.fused.side(ctx.parameters, (gradient, values), of_parameters)
-        return None, torch.mm(gradient, weight), None, None, None, None
-
-
-def _column_sums(fused: Fused, values: Tensor) -> Tensor:
-    rows, width = values.shape
-    sums = fused.vector(width)
-    fused.launch("column_sums", _columns(width), _COLUMN_BLOCK, values, rows, width, sums)
-    return sums
-
-
-class _ResidualNorm(torch.autograd.Function):
-    """norm(x + dropout(a + bias)), float32 and low."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        fused: Fused,
-        drop: DropoutArgument,
-        epsilon: float,
-        x: Tensor,
-        a: Tensor,
-        bias: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        rows, width = x.shape
-        h, y, y_low = torch.empty_like(x), torch.empty_like(x), torch.empty_like(a)
-        moments = x.new_empty(rows, 2)
-        fused.launch(
-            "norm_forward",
-            (rows,),
-            _row_block(width),
-            *(x, a, bias, gamma, beta, drop, epsilon, width, h, moments, y, y_low),
-        )
-        ctx.fused, ctx.drop, ctx.dtype, ctx.parameters = fused, drop, a.dtype, (gamma, beta, bias)
-        ctx.save_for_backward(h, moments, gamma)
-        ctx.set_materialize_grads(False)
-        return y, y_low
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor | None, g_low: Tensor | None) -> tuple[Any, ...]:
-        h, moments, gamma = ctx.saved_tensors
-        fused, (rows, width) = ctx.fused, h.shape
-        g, g_low = (None if each is None else each.contiguous() for each in (g, g_low))
-        g_x, g_a = torch.empty_like(h), torch.empty_like(h, dtype=ctx.dtype)
-        fused.launch(
-            "norm_backward",
-            (rows,),
-            _row_block(width),
-            *(g, g_low, h, moments, gamma, ctx.drop, width, g_x, g_a),
-        )
-
-        def of_parameters() -> Sequence[Tensor]:
-            totals = fused.vector(3 * width).split(width)
-            fused.launch(
-                "norm_columns", _columns(width), _COLUMN_BLOCK, g, g_low, h, moments, g_a, rows, width, *totals
-            )
-            return totals
-
-        used = [each for each in (g, g_low, h, moments, g_a) if each is not None]
-        fused.side(ctx.parameters, used, of_parameters)
-        return None, None, None, g_x, g_a, None, None, None
-
-
-class _Gelu(torch.autograd.Function):
-    """gelu(u + bias)."""
-
-    @staticmethod
-    def forward(ctx: Any, fused: Fused, u: Tensor, bias: Tensor) -> Tensor:
-        ctx.fused = fused
-        ctx.save_for_backward(u, bias)
-        result = torch.empty_like(u)
-        fused.launch("gelu_forward", *_by_fours(u), u, bias, *_sizes(u), result)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        u, bias = ctx.saved_tensors
-        g_u = torch.empty_like(u)
-        ctx.fused.launch("gelu_backward", *_by_fours(u), u, bias, g.contiguous(), *_sizes(u), g_u)
-        ctx.fused.side([bias], [g_u], lambda: [_column_sums(ctx.fused, g_u)])
-        return None, g_u, None
-
-
-def _by_fours(values: Tensor) -> tuple[tuple[int], tuple[int]]:
-    """Blocks whose threads have four values each."""
-    return (-(-values.numel() // 1024),), (256,)
-
-
-def _sizes(values: Tensor) -> tuple[int, ctypes.c_longlong]:
-    return values.shape[1], ctypes.c_longlong(values.numel())
-
-
-class _Attention(torch.autograd.Function):
-    """Each token to those of its text: of queries, keys and values side by side, or queries of first tokens alone."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, fused: Fused, drop: DropoutArgument, batch: PackedBatch, query: Tensor, others: Tensor | None
-    ) -> Tensor:
-        width = query.shape[1] if others is not None else query.shape[1] // 3
-        out = query.new_empty(len(query), width)
-        logs = query.new_empty(len(query), fused.heads, dtype=torch.float32)
-        ranges = fused.ranges(of_texts=others is not None)
-        scale = (width // fused.heads) ** -0.5
-        arguments = [*_strided(query, others), ranges, len(query), scale, drop]
-        grid = (-(-len(query) // ROWS), fused.heads)
-        fused.launch("attention_forward", grid, _ATTENTION_BLOCK, *arguments, out, logs)
-        ctx.fused, ctx.drop, ctx.scale, ctx.batch = fused, drop, scale, batch
-        ctx.save_for_backward(query, others, out, logs, ranges, fused.ranges(of_texts=False))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        query, others, out, logs, ranges, token_ranges = ctx.saved_tensors
-        batch = ctx.batch
-        g_query, g_others = torch.empty_like(query), None if others is None else torch.empty_like(others)
-        arguments = [*_strided(query, others), ranges, len(query), ctx.scale, ctx.drop, token_ranges, batch.numbers]
-        arguments += [batch.tokens, int(others is not None), out, logs, g.contiguous(), *_strided(g_query, g_others)]
-        grid = (-(-max(len(query), batch.tokens) // ROWS), ctx.fused.heads, 2)
-        ctx.fused.launch("attention_backward", grid, _ATTENTION_BLOCK, *arguments)
-        return None, None, None, g_query, g_others
-
-
-def _strided(query: Tensor, others: Tensor | None) -> list[Any]:
-    """Queries with their stride, keys, values and theirs."""
-    stride = ctypes.c_longlong(query.shape[1])
-    if others is None:
-        _, keys, values = query.chunk(3, dim=1)
-        return [query, stride, keys, values, stride]
-    keys, values = others.chunk(2, dim=1)
-    return [query, stride, keys, values, ctypes.c_longlong(others.shape[1])]
-
-
-class _Take(torch.autograd.Function):
-    """Some rows of the states, which may be the same ones several times."""
-
-    @staticmethod
-    def forward(ctx: Any, fused: Fused, places: Tensor, x: Tensor, x_low: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.fused, ctx.rows = fused, len(x)
-        ctx.save_for_backward(places)
-        ctx.set_materialize_grads(False)
-        y, y_low = (each.new_empty(len(places), each.shape[1]) for each in (x, x_low))
-        fused.launch("take_forward", (len(places),), (256,), x, x_low, places, x.shape[1], y, y_low)
-        return y, y_low
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor, g_low: Tensor | None) -> tuple[Any, ...]:
-        (places,) = ctx.saved_tensors
-        taken, width = g.shape
-        g_x = g.new_empty(ctx.rows, width)
-        g_low = None if g_low is None else g_low.contiguous()
-        ctx.fused.launch(
-            "take_backward", (ctx.rows,), (256,), g.contiguous(), g_low, places, taken, width, g_x
-        )
-        return None, None, g_x, None
-
-
-class _Embed(torch.autograd.Function):
-    """dropout(norm(the sum of embeddings)), float32 and low."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        fused: Fused,
-        drop: DropoutArgument,
-        epsilon: float,
-        rows: list[Tensor],
-        paddings: list[int],
-        gamma: Tensor,
-        beta: Tensor,
-        *tables: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        tokens, width = len(rows[0]), tables[0].shape[1]
-        h = gamma.new_empty(tokens, width)
-        y, y_low, moments = torch.empty_like(h), torch.empty_like(h, dtype=fused.low), gamma.new_empty(tokens, 2)
-        read = [each for pair in zip(tables, rows, strict=True) for each in pair] + [None, None] * (3 - len(tables))
-        fused.launch(
-            "embed_forward",
-            (tokens,),
-            _row_block(width),
-            *(*read, gamma, beta, drop, epsilon, width, h, moments, y, y_low),
-        )
-        ctx.fused, ctx.drop, ctx.rows, ctx.paddings = fused, drop, rows, paddings
-        ctx.parameters, ctx.totals = (gamma, beta, *tables), []
-
-        def clear() -> Sequence[Tensor]:
-            sizes = [table.numel() for table in tables]
-            ctx.totals.append(torch.zeros(sum(sizes), device=h.device))
-            return ()
-
-        fused.side((), (), clear)
-        ctx.save_for_backward(h, moments, gamma)
-        ctx.set_materialize_grads(False)
-        return y, y_low
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor | None, g_low: Tensor | None) -> tuple[Any, ...]:
-        h, moments, gamma = ctx.saved_tensors
-        fused, (tokens, width) = ctx.fused, h.shape
-        g, g_low = (None if each is None else each.contiguous() for each in (g, g_low))
-        at_norm, g_h = torch.empty_like(h), torch.empty_like(h)
-        fused.launch(
-            "embed_backward",
-            (tokens,),
-            _row_block(width),
-            *(g, g_low, h, moments, gamma, ctx.drop, width, at_norm, g_h),
-        )
-
-        def of_parameters() -> Sequence[Tensor]:
-            vectors = fused.vector(2 * width).split(width)
-            fused.launch(
-                "norm_columns",
-                _columns(width),
-                _COLUMN_BLOCK,
-                *(at_norm, None, h, moments, None, tokens, width, *vectors, None),
-            )
-            (whole,) = ctx.totals
-            tables = [table.shape for table in ctx.parameters[2:]]
-            totals = [part.view(shape) for part, shape in zip(whole.split([a * b for a, b in tables]), tables, strict=True)]
-            argument = TablesArgument.of(ctx.rows, totals, ctx.paddings)
-            grid, block = (tokens, len(totals)), (*_row_block(width), 4)
-            fused.launch("embedding_rows", grid, block, g_h, argument, tokens, width)
-            fused.squares(whole)
-            return *vectors, *totals
-
-        fused.side(ctx.parameters, (at_norm, h, moments, g_h), of_parameters)
-        return (None,) * (5 + len(ctx.parameters))

@@ -52,18 +52,18 @@ class Graphs:
         batch: PackedBatch,
         parameters: list[nn.Parameter],
         loss_of: Callable[[PackedBatch], Tensor],
-        finish: Callable[[], Tensor],
+        finish: Callable[[Tensor], tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of `batch`, the norm of its gradients, and 1 where the loss is not finite, else 0; each float32 [].
+        """The loss of `batch`, the norm of its gradients, and 1 where the loss is not finite; each float32 [].
 
-        The gradients are in `parameters`, at the same place for each batch of one shape; they, the norm and the last hold
+        The gradients are in `parameters`, at the same place for each batch of one shape; they and all but the loss hold
         until the next call.
 
         Args:
             batch: on the device.
             parameters: that a gradient is asked for.
             loss_of: the loss of a batch.
-            finish: what follows the way back; the norm of the gradients.
+            finish: what follows the way back from a loss: the norm and the flag.
         """
         captured = self._captured.get(batch.shape)
         if captured is None:
@@ -79,7 +79,7 @@ class Graphs:
         batch: PackedBatch,
         parameters: list[nn.Parameter],
         loss_of: Callable[[PackedBatch], Tensor],
-        finish: Callable[[], Tensor],
+        finish: Callable[[Tensor], tuple[Tensor, Tensor]],
     ) -> _Captured:
         static = replace(batch, flat=batch.flat.clone())
         device = static.flat.device
@@ -90,7 +90,8 @@ class Graphs:
                 parameter.grad = None
             loss = loss_of(static)
             loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach(), finish(), (~loss.isfinite()).float()
+            loss = loss.detach()
+            return loss, *finish(loss)
 
         side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(device))

@@ -4,7 +4,8 @@
 // its arguments fix, so that bits repeat. Dropout's bits are a function of (key, site, place), so that the way back draws
 // them again instead of storing them.
 //
-// Compiled with BF16 (0: `low` is float32, 1: it is bfloat16) and HEAD, the size of an attention head.
+// Compiled with BF16 (0: `low` is float32, 1: it is bfloat16), HEAD, the size of an attention head, and ITEMS, the fours of
+// columns that a thread of a row has. Short code matters: in a step each kernel's instructions are read anew.
 // Shapes: N tokens or rows, B texts, H hidden, h heads of size HEAD.
 
 typedef unsigned int u32;
@@ -13,7 +14,6 @@ typedef long long i64;
 #define TILE 64
 #define ROWS 8
 #define PAIRS ((HEAD / 2 + 31) / 32)
-#define ITEMS 4
 #define SEGMENT 1024
 #define ALL 0xffffffffu
 #define LOWEST -3e38f
@@ -122,6 +122,7 @@ __device__ float2 block_sums(float first, float second, float2* shared)
 __device__ void philox(const i64* key, u32 c0, u32 c1, u32 c2, u32* bits)
 {
     u32 k0 = (u32)key[0], k1 = (u32)((unsigned long long)key[0] >> 32), c3 = 0;
+#pragma unroll 1
     for (int round = 0; round < 10; round++) {
         u32 high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
         u32 high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
@@ -445,7 +446,7 @@ __device__ float sum_of_parts(const float* parts)
 __device__ float dot(const float* left, const low* right)
 {
     float sums[4] = {0, 0, 0, 0};
-#pragma unroll
+#pragma unroll 4
     for (int column = 0; column < HEAD; column += 4) {
         float ours[4], theirs[4];
         read4(left + column, ours);
@@ -460,7 +461,7 @@ __device__ float dot(const float* left, const low* right)
 __device__ void add_weighted(float weight, u32 lanes, const Tile* rows, int lane, float (*sums)[2])
 {
     int from = __ffs(lanes) - 1, to = 32 - __clz(lanes);
-#pragma unroll 8
+#pragma unroll 4
     for (int row = from; row < to; row++) {
         float own = __shfl_sync(ALL, weight, row);
         for (int i = 0; i < PAIRS; i++)
@@ -515,6 +516,7 @@ extern "C" __global__ void __launch_bounds__(32 * ROWS) attention_forward(const 
         k_rows.store(count, keys);
         v_rows.store(count, values);
         __syncthreads();
+#pragma unroll 1
         for (int half = 0; half < TILE; half += 32) {
             int key = start + half + lane;
             bool is_own = text.x <= key && key < text.y && half + lane < count;
@@ -612,6 +614,7 @@ extern "C" __global__ void __launch_bounds__(32 * ROWS, 3) attention_backward(co
         if (!is_query)
             b_rows.store_parts(out_rows, count, parts);
         __syncthreads();
+#pragma unroll 1
         for (int half = 0; half < TILE; half += 32) {
             int place = half + lane, other = start + place;
             bool is_own = text.x <= other && other < text.y && place < count;
@@ -823,6 +826,41 @@ extern "C" __global__ void embedding_rows(const float* g, Tables tables, int cou
     }
 }
 
+// ------------------------------------------------------------------------------------------------ loss
+
+// The weighted sum of the texts' losses, float32 [], and its gradient, float32 [B, outputs]: cross-entropy with classes, or
+// the squared error of one output. Labels and weights float64 [B], logits float32. One block; a thread has every
+// so many'th text.
+extern "C" __global__ void losses(const float* logits, const double* labels, const double* weights, int texts, int outputs,
+    int regression, float* loss, float* g)
+{
+    __shared__ float2 shared[32];
+    float sum = 0;
+    for (int text = threadIdx.x; text < texts; text += blockDim.x) {
+        const float* own = logits + (i64)text * outputs;
+        float* back = g + (i64)text * outputs;
+        float weight = (float)weights[text], label = (float)labels[text];
+        if (regression) {
+            float error = own[0] - label;
+            sum += weight * (error * error);
+            back[0] = weight * (2 * error);
+            continue;
+        }
+        float most = own[0], total = 0;
+        for (int i = 1; i < outputs; i++)
+            most = fmaxf(most, own[i]);
+        for (int i = 0; i < outputs; i++)
+            total += expf(own[i] - most);
+        float log_total = logf(total) + most;
+        sum += weight * (log_total - own[(int)label]);
+        for (int i = 0; i < outputs; i++)
+            back[i] = weight * (expf(own[i] - log_total) - (i == (int)label));
+    }
+    sum = block_sums(sum, 0, shared).x;
+    if (threadIdx.x == 0)
+        loss[0] = sum;
+}
+
 // ------------------------------------------------------------------------------------------------ the gradient's norm
 
 // Sums of squares of SQUARED values each.
@@ -830,26 +868,23 @@ extern "C" __global__ void embedding_rows(const float* g, Tables tables, int cou
 extern "C" __global__ void squares(const float* values, i64 size, float* totals)
 {
     __shared__ float2 shared[32];
-    i64 from = (i64)blockIdx.x * SQUARED, to = from + SQUARED < size ? from + SQUARED : size;
+    i64 from = (i64)blockIdx.x * SQUARED, to = from + SQUARED < size ? from + SQUARED : size, fours = to - to % 4;
     float sum = 0;
 #pragma unroll 4
-    for (i64 place = from + 4 * threadIdx.x; place < to; place += 4 * blockDim.x) {
-        float four[4] = {0, 0, 0, 0};
-        if (place + 4 <= to)
-            read4(values + place, four);
-        else
-            for (int i = 0; place + i < to; i++)
-                four[i] = values[place + i];
-        for (int i = 0; i < 4; i++)
-            sum += four[i] * four[i];
+    for (i64 place = from + 4 * threadIdx.x; place < fours; place += 4 * blockDim.x) {
+        float four[4];
+        read4(values + place, four);
+        sum += four[0] * four[0] + four[1] * four[1] + (four[2] * four[2] + four[3] * four[3]);
     }
+    if (threadIdx.x < to - fours)
+        sum += values[fours + threadIdx.x] * values[fours + threadIdx.x];
     sum = block_sums(sum, 0, shared).x;
     if (threadIdx.x == 0)
         totals[blockIdx.x] = sum;
 }
 
-// The root of the sum of `count` values, by one block.
-extern "C" __global__ void root_of_sum(const float* values, int count, float* root)
+// The root of the sum of `count` values, by one block; and 1 where the loss is not finite, else 0.
+extern "C" __global__ void root_of_sum(const float* values, int count, const float* loss, float* root, float* is_bad)
 {
     __shared__ float2 shared[32];
     float sum = 0;
@@ -857,7 +892,7 @@ extern "C" __global__ void root_of_sum(const float* values, int count, float* ro
         sum += values[place];
     sum = block_sums(sum, 0, shared).x;
     if (threadIdx.x == 0)
-        root[0] = sqrtf(sum);
+        root[0] = sqrtf(sum), is_bad[0] = fabsf(loss[0]) <= 3.4028234e38f ? 0 : 1;
 }
 
 // ------------------------------------------------------------------------------------------------ AdamW
@@ -904,30 +939,30 @@ extern "C" __global__ void adamw(const Trained* trained, const int2* pieces, con
     float2 correction = corrections[pieces[blockIdx.x].x];
     i64 from = (i64)pieces[blockIdx.x].y * PIECE, to = from + PIECE < own.size ? from + PIECE : own.size;
     float times = 1 / divisor[0];
-    for (i64 place = from + 4 * threadIdx.x; place < to; place += 4 * blockDim.x) {
-        if (place + 4 <= to) {
-            float p[4], g[4], m[4], v[4];
-            read4(own.parameter + place, p);
-            read4(own.gradient + place, g);
-            read4(own.first + place, m);
-            read4(own.second + place, v);
-            for (int i = 0; i < 4; i++)
-                adamw_one(p[i], g[i] * times, m[i], v[i], rate, decay, beta1, beta2, epsilon, correction);
-            write4(own.parameter + place, p);
-            write4(own.first + place, m);
-            write4(own.second + place, v);
-            if (own.copy && own.copy_is_bf16)
-                write4((unsigned short*)own.copy + place, p);
-            else if (own.copy)
-                write4((float*)own.copy + place, p);
-        } else
-            for (i64 one = place; one < to; one++) {
-                adamw_one(own.parameter[one], own.gradient[one] * times, own.first[one], own.second[one], rate, decay,
-                    beta1, beta2, epsilon, correction);
-                if (own.copy && own.copy_is_bf16)
-                    ((unsigned short*)own.copy)[one] = rounded(own.parameter[one]);
-                else if (own.copy)
-                    ((float*)own.copy)[one] = own.parameter[one];
-            }
+    i64 fours = to - to % 4;
+    for (i64 place = from + 4 * threadIdx.x; place < fours; place += 4 * blockDim.x) {
+        float p[4], g[4], m[4], v[4];
+        read4(own.parameter + place, p);
+        read4(own.gradient + place, g);
+        read4(own.first + place, m);
+        read4(own.second + place, v);
+        for (int i = 0; i < 4; i++)
+            adamw_one(p[i], g[i] * times, m[i], v[i], rate, decay, beta1, beta2, epsilon, correction);
+        write4(own.parameter + place, p);
+        write4(own.first + place, m);
+        write4(own.second + place, v);
+        if (own.copy && own.copy_is_bf16)
+            write4((unsigned short*)own.copy + place, p);
+        else if (own.copy)
+            write4((float*)own.copy + place, p);
+    }
+    i64 one = fours + threadIdx.x;
+    if (one < to) {
+        adamw_one(own.parameter[one], own.gradient[one] * times, own.first[one], own.second[one], rate, decay, beta1, beta2,
+            epsilon, correction);
+        if (own.copy && own.copy_is_bf16)
+            ((unsigned short*)own.copy)[one] = rounded(own.parameter[one]);
+        else if (own.copy)
+            ((float*)own.copy)[one] = own.parameter[one];
     }
 }

@@ -24,9 +24,10 @@ Argument = Tensor | int | float | ctypes.Structure | ctypes.c_longlong | ctypes.
 
 
 class Launch(Protocol):
-    """Starts a kernel of `kernels.cu` on the current stream; `grid` and `block` are sizes of one to three dimensions."""
+    """Starts a kernel of `kernels.cu` on the current stream."""
 
-    def __call__(self, name: str, grid: Sequence[int], block: Sequence[int], *arguments: Argument) -> None: ...
+    def __call__(self, name: str, grid: Sequence[int], block: Sequence[int], *arguments: Argument) -> None:
+        """Grid and block are sizes of one to three dimensions."""
 
 
 class DropoutArgument(ctypes.Structure):
@@ -70,12 +71,23 @@ def _in_c(argument: Argument) -> Any:
     return ctypes.c_float(argument) if isinstance(argument, float) else argument
 
 
+def row_threads(width: int) -> int:
+    """Threads of a block that has a row: whole warps, a thread four columns as long as that makes no more than 256."""
+    return min(256, -(-width // 128) * 32)
+
+
+def definitions(low: torch.dtype, head: int, width: int) -> list[str]:
+    """What the source is compiled with."""
+    items = -(-width // (4 * row_threads(width)))
+    return [f"-DBF16={int(low is torch.bfloat16)}", f"-DHEAD={head}", f"-DITEMS={items}"]
+
+
 @functools.cache
-def kernels_for(low: torch.dtype, head: int, device: int) -> Launch:
-    """The kernels for activations stored as `low` and attention heads of size `head`, on a CUDA device.
+def kernels_for(low: torch.dtype, head: int, width: int, device: int) -> Launch:
+    """The kernels for activations stored as `low`, heads of size `head` and rows of `width`, on a CUDA device.
 
     Raises:
-        ConfigurationError: NVIDIA's bindings for Python are not installed, or the source cannot be compiled for the card.
+        ConfigurationError: NVIDIA's bindings for Python are missing, or the source cannot be compiled for the card.
     """
     try:
         from cuda.bindings import driver, nvrtc
@@ -95,11 +107,7 @@ def kernels_for(low: torch.dtype, head: int, device: int) -> Launch:
         return values[0] if values else None
 
     properties: Any = torch.cuda.get_device_properties(device)
-    options = [
-        f"--gpu-architecture=sm_{properties.major}{properties.minor}",
-        f"-DBF16={int(low is torch.bfloat16)}",
-        f"-DHEAD={head}",
-    ]
+    options = [f"--gpu-architecture=sm_{properties.major}{properties.minor}", *definitions(low, head, width)]
     flags = [option.encode() for option in options]
     program = checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), b"kernels.cu", 0, [], []), "nvrtcCreateProgram")
     compiled = nvrtc.nvrtcCompileProgram(program, len(flags), flags)

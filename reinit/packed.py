@@ -189,11 +189,13 @@ class PackedClassifier(nn.Module):
     def fused(self, precision: str) -> Fused | None:
         """The kernels for training in this precision, where they are made for this network and device."""
         weight = self._all_layers[0].out.weight
-        if weight.device.type != "cuda" or torch.version.hip or not suits(self._all_layers, self._heads):
+        is_frozen = not all(parameter.requires_grad for parameter in self.parameters())
+        if weight.device.type != "cuda" or torch.version.hip or is_frozen or not suits(self._all_layers, self._heads):
             return None
         low = torch.bfloat16 if precision == "bf16" else torch.float32
         if low not in self._fused:
-            launch = kernels_for(low, weight.shape[0] // self._heads, weight.device.index or 0)
+            width = len(weight)
+            launch = kernels_for(low, width // self._heads, width, weight.device.index or 0)
             weights = sum(parameter.numel() for parameter in self.parameters())
             self._fused[low] = Fused(launch, self._all_layers, self._heads, low, self._dropout, weights)
         return self._fused[low]

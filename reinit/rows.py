@@ -84,12 +84,17 @@ class PackedBatch:
     @property
     def labels(self) -> Tensor:
         """float32 [B]: class index or value."""
-        return self._of_texts(1).view(torch.float64).float()
+        return self.labels_and_weights[0].float()
 
     @property
     def weights(self) -> Tensor:
         """float32 [B]: what each text's loss counts."""
-        return self._of_texts(2).view(torch.float64).float()
+        return self.labels_and_weights[1].float()
+
+    @property
+    def labels_and_weights(self) -> tuple[Tensor, Tensor]:
+        """The same as they were packed, float64 [B] each."""
+        return self._of_texts(1).view(torch.float64), self._of_texts(2).view(torch.float64)
 
     @property
     def sources(self) -> Tensor:

@@ -164,7 +164,7 @@ class Step:
             batch = self._captured.collate(examples, weight, ranks.device, self._texts)
             graphs = self._captured.graphs
             optimiser = self._engine.optimizer
-            whole, optimiser.norm, optimiser.skip = graphs(batch, self._parameters, self._captured_loss, self._norm)
+            whole, optimiser.norm, optimiser.skip = graphs(batch, self._parameters, self._captured_loss, self._finish)
             optimiser.fused, optimiser.at = self._fused, batch.shape
         else:
             loss = self._loss(self._engine, self._form.collate(share or examples[:1], weight, ranks.device))
@@ -173,7 +173,7 @@ class Step:
                 torch.distributed.all_reduce(whole)
             # DeepSpeed averages gradients over ranks; the mean over the global batch is the sum of the shares.
             self._engine.backward(loss * ranks.world_size)
-            self._engine.optimizer.skip = (~whole.isfinite()).float()
+            self._engine.optimizer.skip = _is_bad(whole)
         self._engine.step()
         return whole
 
@@ -185,11 +185,21 @@ class Step:
         """As the engine computes it; its own way in counts and times on the host, which a graph cannot repeat."""
         assert self._captured is not None  # noqa: S101
         with torch.autocast("cuda", torch.bfloat16, enabled=self._bf16):
-            logits = self._captured(batch) if self._fused is None else self._captured.by(self._fused, batch)
-        return self._loss(lambda _: logits, batch)
+            if self._fused is None:
+                logits = self._captured(batch)
+                return self._loss(lambda _: logits, batch)
+            logits = self._captured.by(self._fused, batch)
+        return self._fused.loss(logits, batch, regression=self._regression)
 
-    def _norm(self) -> Tensor:
-        return norm_of(self._parameters) if self._fused is None else self._fused.finish(self._parameters)
+    def _finish(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        if self._fused is None:
+            return norm_of(self._parameters), _is_bad(loss)
+        return self._fused.finish(self._parameters, loss)
+
+
+def _is_bad(loss: Tensor) -> Tensor:
+    """1 where the loss is not finite, else 0; float32 []."""
+    return (~loss.isfinite()).float()
 
 
 def losses_of(logits: Tensor, labels: Tensor, *, regression: bool) -> Tensor:

@@ -27,7 +27,7 @@ static Index threadIdx, blockIdx, blockDim, gridDim;
 namespace fibers {
 const size_t STACK = 1 << 16;
 struct Barrier { int arrived = 0, generation = 0, members = 0; };
-struct Fiber { ucontext_t context; Index thread; bool is_done; std::vector<char> stack; unsigned slot; };
+struct Fiber { ucontext_t context; Index thread; bool is_done; std::vector<char> stack; unsigned slots[2]; int turn; };
 static std::vector<Fiber> all;
 static std::vector<Barrier> warps;
 static Barrier block;
@@ -79,6 +79,7 @@ static void run_block()
     for (int i = 0; i < threads; i++) {
         Fiber& fiber = all[i];
         fiber.is_done = false;
+        fiber.turn = 0;
         fiber.thread = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
         fiber.stack.resize(STACK);
         warps[i / 32].members++;
@@ -119,15 +120,21 @@ template <class... A> void launch(void (*kernel)(A...), const int* sizes, void**
             for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++)
                 run_block();
 }
+// What each lane of the warp gave. Two slots in turn, so that nobody writes into one that another has still to read.
+static int give(const void* value)
+{
+    Fiber& own = all[current];
+    int turn = own.turn ^= 1;
+    std::memcpy(&own.slots[turn], value, 4);
+    wait(warps[current / 32]);
+    return turn;
+}
 template <class V> V exchanged(V value, int lane)
 {
     static_assert(sizeof(V) == 4, "a register");
-    Barrier& warp = warps[current / 32];
-    std::memcpy(&all[current].slot, &value, 4);
-    wait(warp);
+    int turn = give(&value);
     V result;
-    std::memcpy(&result, &all[current / 32 * 32 + lane].slot, 4);
-    wait(warp);
+    std::memcpy(&result, &all[current / 32 * 32 + lane].slots[turn], 4);
     return result;
 }
 }
@@ -140,9 +147,10 @@ template <class V> V __shfl_xor_sync(unsigned, V value, int far)
 template <class V> V __shfl_sync(unsigned, V value, int lane) { return fibers::exchanged(value, lane); }
 static unsigned __ballot_sync(unsigned, bool is_set)
 {
-    unsigned bits = 0;
+    unsigned own = is_set, bits = 0;
+    int turn = fibers::give(&own);
     for (int lane = 0; lane < 32; lane++)
-        bits |= fibers::exchanged((unsigned)is_set, lane) << lane;
+        bits |= fibers::all[fibers::current / 32 * 32 + lane].slots[turn] << lane;
     return bits;
 }
 static int __popc(unsigned bits) { return __builtin_popcount(bits); }

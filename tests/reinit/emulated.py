@@ -13,23 +13,23 @@ from typing import Final
 
 import torch
 
-from reinit.kernels import SOURCE, Argument, Launch, packed_arguments
+from reinit.kernels import SOURCE, Argument, Launch, definitions, packed_arguments
 
 CUDA: Final = Path(__file__).with_name("cuda_on_a_cpu.h")
 
 
 @functools.cache
-def emulated(low: torch.dtype, head: int, source: str = SOURCE.read_text(encoding="utf-8")) -> Launch:
+def emulated(low: torch.dtype, head: int, width: int, source: str = SOURCE.read_text(encoding="utf-8")) -> Launch:
     """As `kernels_for`, for tensors on a CPU."""
     names = re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(", source)
     entries = [
-        f'extern "C" void run_{name}(const int* sizes, void** arguments) {{ fibers::launch({name}, sizes, arguments); }}'
+        f'extern "C" void run_{name}(const int* sizes, void** given) {{ fibers::launch({name}, sizes, given); }}'
         for name in names
     ]
     with tempfile.TemporaryDirectory() as made:
         file, library = Path(made, "kernels.cpp"), Path(made, "kernels.so")
         file.write_text("\n".join([f'#include "{CUDA}"', "#line 1", source, *entries]), encoding="utf-8")
-        flags = ["-O1", "-std=c++17", "-fPIC", "-shared", f"-DBF16={int(low is torch.bfloat16)}", f"-DHEAD={head}"]
+        flags = ["-O1", "-std=c++17", "-fPIC", "-shared", *definitions(low, head, width)]
         subprocess.run(["g++", *flags, "-o", str(library), str(file)], check=True, timeout=120)
         loaded = ctypes.CDLL(str(library))
 
