@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,11 +61,16 @@ def build_engine(
     )
     engine.checkpoint_engine = RestrictedEngine()
     # Its own looks for the names of all parameters first, at every step.
-    engine.zero_grad = optimiser.zero_grad
+    engine.zero_grad = partial(_forget_gradients, tuple(module.parameters()))
     if ranks.world_size == 1:
         # With one rank the all-reduce only copies every gradient twice, a quarter of a CPU step.
         engine.enable_backward_allreduce = False
     return engine
+
+
+def _forget_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def close_engine(engine: DeepSpeedEngine) -> None:

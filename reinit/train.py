@@ -165,7 +165,7 @@ class Step:
             graphs = self._captured.graphs
             optimiser = self._engine.optimizer
             whole, optimiser.norm, optimiser.skip = graphs(batch, self._parameters, self._captured_loss, self._finish)
-            optimiser.fused, optimiser.at = self._fused, batch.shape
+            optimiser.fused, optimiser.at = self._fused, (id(self), batch.shape)
         else:
             loss = self._loss(self._engine, self._form.collate(share or examples[:1], weight, ranks.device))
             whole = loss.detach().clone()
