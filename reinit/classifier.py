@@ -45,7 +45,7 @@ class Classifier:
     @classmethod
     def fresh(cls, outputs: int, hidden: int, seed: int) -> Self:
         """As `surgery.draw_head` draws the head of a network: weights N(0, .02), biases zero."""
-        weight = draw("normal", (outputs, hidden), stream(seed, "classifier", "classifier.weight"))
+        weight = draw("normal", (outputs, hidden), (seed, "classifier", "classifier.weight"))
         return cls(weight, torch.zeros(outputs))
 
     def logits(self, features: Values, *, bf16: bool) -> Logits:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -21,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from jobs.cell import Init, Reinit
 from jobs.errors import SpecError
-from reinit.streams import stream, stream_seed
+from reinit.streams import Stream, numpy_stream, stream, stream_seed
 
 SD: Final = 0.02
 """Standard deviation of BERT's initialisation (Devlin et al. 2019), the paper's and every head's."""
@@ -114,7 +115,7 @@ def _is_block(block: nn.Module) -> bool:
 # ---------------------------------------------------------------------------------------------------------- redrawing
 
 
-def draw(init: Init, shape: Sequence[int], generator: torch.Generator, into: Tensor | None = None) -> Tensor:
+def draw(init: Init, shape: Sequence[int], source: Stream, into: Tensor | None = None) -> Tensor:
     """A weight matrix by one of the initialisations of `jobs.cell.Init`, float32 on the CPU; `into` one that is there.
 
     `released` keeps the authors' `scipy.stats.truncnorm(-2 * sd, 2 * sd, scale=sd)`, whose bounds SciPy reads in
@@ -122,21 +123,23 @@ def draw(init: Init, shape: Sequence[int], generator: torch.Generator, into: Ten
     """
     values = torch.empty(*shape) if into is None else into
     if init == "normal":
-        return values.normal_(std=SD, generator=generator)
+        return values.normal_(std=SD, generator=stream(*source))
     if init == "truncated_normal":
-        return _truncated_normal(values, 2.0, generator)
+        return _truncated_normal(values, 2.0, source)
     if init == "released":
-        return _truncated_normal(values, 2.0 * SD, generator)
+        return _truncated_normal(values, 2.0 * SD, source)
     raise ValueError(f"init {init} belongs to a whole module, not to a matrix")
 
 
-def _truncated_normal(values: Tensor, cut: float, generator: torch.Generator) -> Tensor:
+def _truncated_normal(values: Tensor, cut: float, source: Stream) -> Tensor:
     """Fill `values` with N(0, `SD`) cut at `cut` standard deviations, by the inverse of its distribution function.
 
-    Eight times as fast as `torch.nn.init.trunc_normal_`, which rejects: on BERT-base 20 s a run would go into the draw.
+    Twelve times as fast as `torch.nn.init.trunc_normal_`, which rejects: on BERT-base 20 s a run would go into the
+    draw. Of every number drawn both halves are used, as integers of 32 bits, evenly spread over what is not cut off.
     """
-    inside = math.erf(cut / math.sqrt(2.0))
-    uniform = values.uniform_(-inside, inside, generator=generator)
+    numbers = numpy_stream(*source).integers(0, 2**64, -(-values.numel() // 2), np.uint64).view(np.int32)
+    uniform = values.copy_(torch.from_numpy(numbers[: values.numel()]).view(values.shape))
+    uniform.mul_(math.erf(cut / math.sqrt(2.0)) * 2.0**-31)
     # Rounding may land a hair outside.
     return uniform.erfinv_().mul_(math.sqrt(2.0) * SD).clamp_(-cut * SD, cut * SD)
 
@@ -177,7 +180,7 @@ def redraw(
         key: the layer's index or `pooler`: with the seed and a parameter's name, what its values depend on.
         keep_norms: leave the norms as they are.
     """
-    roles = {name: _role(owner, name, parameter) for owner, name, parameter in _owned(module)}
+    roles = {name: _role(_owner(module, name), name, parameter) for name, parameter in module.named_parameters()}
     kept = {name for name, role in roles.items() if keep_norms and role in {"norm weight", "norm bias"}}
     if init == "architecture":
         values = _architecture_values(module, network, seed, key)
@@ -187,7 +190,7 @@ def redraw(
         values = _drawn(module, roles, kept, init, seed, key)
     for name, parameter in module.named_parameters():
         if name not in kept:
-            parameter.copy_(values[name])
+            _put(values[name], parameter)
 
 
 def _drawn(
@@ -197,7 +200,7 @@ def _drawn(
     parameters = {name: parameter for name, parameter in module.named_parameters() if name not in kept}
 
     def of(name: str) -> Tensor:
-        return _value(roles[name], init, parameters[name], stream(seed, "redraw", key, name))
+        return _value(roles[name], init, parameters[name], (seed, "redraw", key, name))
 
     if all(parameter.device.type == "cpu" for parameter in parameters.values()):
         return {name: of(name) for name in parameters}
@@ -218,17 +221,16 @@ def draw_head(parameters: dict[str, nn.Parameter], network: nn.Module, seed: int
     Raises:
         SpecError: a parameter of the head is neither matrix, bias nor norm.
     """
-    roles = {name: _role(owner, name, parameter) for owner, name, parameter in _owned(network) if name in parameters}
+    roles = {name: _role(_owner(network, name), name, parameter) for name, parameter in parameters.items()}
     if odd := sorted(name for name, role in roles.items() if role is None):
         raise SpecError("the classification head has a parameter that is no matrix, bias or norm", got=", ".join(odd))
     for name, parameter in parameters.items():
-        parameter.copy_(_value(roles[name], "normal", parameter, stream(seed, "classifier", name)))
+        _put(_value(roles[name], "normal", parameter, (seed, "classifier", name)), parameter)
 
 
-def _owned(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    """Each parameter with its name within `module` and the module that holds it directly."""
-    for name, parameter in module.named_parameters():
-        yield module.get_submodule(name.rpartition(".")[0]), name, parameter
+def _owner(module: nn.Module, name: str) -> nn.Module:
+    """The module within `module` that holds the parameter `name` directly."""
+    return module.get_submodule(name.rpartition(".")[0])
 
 
 def _role(owner: nn.Module, name: str, parameter: nn.Parameter) -> Role | None:
@@ -258,11 +260,17 @@ def _check_known(module: nn.Module, roles: dict[str, Role | None], kept: set[str
         )
 
 
-def _value(role: Role | None, init: Init, parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
+def _value(role: Role | None, init: Init, parameter: nn.Parameter, source: Stream) -> Tensor:
     if role == "weight":
         # Where it is wanted, if that is on the CPU: fresh memory and a copy would take as long as the draw.
-        return draw(init, parameter.shape, generator, parameter.detach() if parameter.device.type == "cpu" else None)
+        return draw(init, parameter.shape, source, parameter.detach() if parameter.device.type == "cpu" else None)
     return torch.full(parameter.shape, 1.0 if role == "norm weight" else 0.0)
+
+
+def _put(value: Tensor, parameter: nn.Parameter) -> None:
+    """Nothing to do where the value was made in its place."""
+    if value.data_ptr() != parameter.data_ptr():
+        parameter.copy_(value)
 
 
 def _architecture_values(module: nn.Module, network: PreTrainedModel, seed: int, key: int | str) -> dict[str, Tensor]:

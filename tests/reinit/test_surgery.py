@@ -16,7 +16,6 @@ from transformers import BertConfig, GemmaConfig, ResNetConfig, ResNetModel, XLM
 from jobs.cell import Init, Permute, Probe, Reinit, Truncate
 from jobs.errors import SpecError
 from reinit.network import Network
-from reinit.streams import stream
 from reinit.surgery import draw, draw_head, find_stack, first_difference, freeze_for_probe, permute, redraw
 from tests.reinit.architectures import CONFIGS, DEPTH, REFUSED, cell_of, classifier, logits
 
@@ -92,7 +91,7 @@ def test_a_stack_of_one_layer_is_a_stack() -> None:
 
 @pytest.mark.parametrize("init", ["truncated_normal", "released", "normal"])
 def test_draws_have_the_declared_distribution(init: Init) -> None:
-    values = draw(init, (400, 500), stream(1, "redraw", 0, "weight")).numpy().ravel()
+    values = draw(init, (400, 500), (1, "redraw", 0, "weight")).numpy().ravel()
     expected: dict[str, Any] = {
         "truncated_normal": scipy.stats.truncnorm(-2, 2, scale=0.02),
         # The authors' own call.
@@ -107,7 +106,7 @@ def test_draws_have_the_declared_distribution(init: Init) -> None:
 
 @pytest.mark.parametrize(("init", "bound"), [("truncated_normal", 0.04), ("released", 8e-4)])
 def test_truncated_draws_stay_within_their_bounds_and_reach_them(init: Init, bound: float) -> None:
-    values = draw(init, (400, 500), stream(1, "redraw", 0, "weight"))
+    values = draw(init, (400, 500), (1, "redraw", 0, "weight"))
     assert 0.999 * bound < float(values.abs().max()) <= bound * (1 + 1e-6)
 
 
