@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from logging import ERROR
 from pathlib import Path
@@ -86,6 +87,8 @@ class Network:
         self._packed = PackedClassifier(network, self.stack, dropout) if packs(network) else None
         self._pristine = {name: value.clone() for name, value in network.state_dict().items()}
         self._names = [name for name, _ in network.named_parameters() if name not in fresh]
+        words = self._packed.rows.embedding.weight if self._packed else None
+        self._words = next((name for name, parameter in network.named_parameters() if parameter is words), None)
         self._begin()
 
     @classmethod
@@ -122,8 +125,8 @@ class Network:
         asked = (cell.model, cell.task.outputs, cell.recipe.dropout)
         if asked != (self.model, self._outputs, self._dropout):
             raise ValueError(f"loaded for {(self.model, self._outputs, self._dropout)}, asked for {asked}")
-        self.reset()
         treatment = cell.treatment
+        self.reset(self._redrawn(treatment) if isinstance(treatment, Reinit) else frozenset())
         if isinstance(treatment, Reinit):
             reinitialise(self.stack, treatment, seed)
         elif isinstance(treatment, Permute):
@@ -150,20 +153,34 @@ class Network:
             reload_as_released(self.stack, cell.treatment.depth, seed)
 
     @torch.no_grad()
-    def reset(self) -> None:
-        """Every layer, parameter and buffer as after loading, bit by bit; all trainable, no gradients."""
+    def reset(self, but: AbstractSet[str] = frozenset()) -> None:
+        """Every layer, parameter and buffer as after loading, bit by bit; all trainable, no gradients.
+
+        Those named in `but` may have any value: they are about to be overwritten.
+        """
         restore(self.stack)
         for name, value in self._network.state_dict().items():
             # Once on its device, since each run begins here.
-            self._pristine[name] = self._pristine[name].to(value.device)
-            value.copy_(self._pristine[name])
+            pristine = self._pristine[name] = self._pristine[name].to(value.device)
+            if name == self._words and self._packed is not None:
+                self._packed.rows.restore(pristine)
+            elif name not in but:
+                value.copy_(pristine)
         self._begin()
+
+    def _redrawn(self, treatment: Reinit) -> frozenset[str]:
+        """The matrices of the layers that are redrawn: every initialisation draws them, or the layer is refused."""
+        return frozenset(
+            f"{self.stack.name}.{index}.{name}"
+            for index in treatment.layers
+            for name, parameter in self.stack.whole[index].named_parameters()
+            if parameter.ndim > 1
+        )
 
     def _begin(self) -> None:
         """All trainable, no gradients, no treatment."""
         self._network.requires_grad_(True)
         self._network.zero_grad(set_to_none=True)
-        self._network.train()
         self.module, self.fresh, self.groups = self._network, self._fresh, []
 
     def _probe(self, treatment: Probe) -> None:
