@@ -26,8 +26,8 @@ TOGETHER: Final = 1024
 class UsedRows:
     """Of one embedding, taken out with `take` and put back with `put_back`.
 
-    On a GPU the rows taken are filled up to a multiple of `TOGETHER`, so that runs share a shape, and rows of one shape
-    are one tensor at one address: captured graphs refer to it.
+    Their memory is a multiple of `TOGETHER` rows, so that runs share it. On a GPU the rows taken are filled up to as many
+    and rows of one shape are one parameter: captured graphs refer to it.
     """
 
     def __init__(self, embedding: nn.Embedding) -> None:
@@ -37,7 +37,8 @@ class UsedRows:
         self._whole: nn.Parameter | None = None
         self._padding: int | None = None
         self._rows = torch.empty(0, dtype=torch.int64)
-        self._kept = dict[int, nn.Parameter]()
+        self._taken: nn.Parameter | None = None
+        self._memory = torch.empty(0, 0)
         # Torch's count of changes of the whole embedding: when it was restored and since not used; and when after that
         # only `self._rows` were trained. A fused optimiser's changes are not counted, so neither is kept for long.
         self._restored: int | None = None
@@ -53,8 +54,8 @@ class UsedRows:
         is_used = np.zeros(len(whole), np.bool_)
         is_used[np.fromiter(chain.from_iterable(example.input_ids for example in examples), np.int64)] = True
         used = np.flatnonzero(is_used)
-        multiple = TOGETHER if whole.is_cuda else 1
-        room = -(-len(used) // multiple) * multiple
+        full = -(-len(used) // TOGETHER) * TOGETHER
+        room = full if whole.is_cuda else len(used)
         decays = {group.weight_decay for group in groups if any(each is whole for each in group.parameters)}
         if decays != {0.0} or room >= len(whole) or self.embedding.max_norm is not None:
             self._restored = None
@@ -62,9 +63,11 @@ class UsedRows:
         self._places = np.zeros(len(whole), np.int64)
         self._places[used] = np.arange(len(used))
         rows = torch.from_numpy(used).to(whole.device)
-        if room not in self._kept:
-            self._kept = {room: nn.Parameter(whole.new_empty(room, whole.shape[1]))}
-        taken = self._kept[room]
+        if full != len(self._memory):
+            self._memory, self._taken = whole.new_empty(full, whole.shape[1]), None
+        if self._taken is None or len(self._taken) != room:
+            self._taken = nn.Parameter(self._memory[:room])
+        taken = self._taken
         torch.index_select(whole, 0, rows, out=taken[: len(used)])
         taken[len(used) :].zero_()
         self._whole, self._rows, self.embedding.weight = whole, rows, taken

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils.weak import TensorWeakRef
 
 from jobs.cell import Recipe
 from jobs.errors import ConfigurationError
@@ -44,17 +45,19 @@ def build_engine(
     """
     import deepspeed  # after the ranks have joined and chosen the accelerator
 
+    from reinit.alone import alone
     from reinit.restricted import RestrictedEngine
 
     optimiser = ClippedAdamW(groups, recipe, tuple(module.parameters()), kept)
     engine: DeepSpeedEngine
-    engine, *_ = deepspeed.initialize(
-        model=module,
-        optimizer=optimiser,
-        lr_scheduler=build_schedule(optimiser, recipe, steps),
-        config=engine_config(recipe, ranks.world_size),
-        dist_init_required=False,
-    )
+    with alone() if ranks.world_size == 1 else nullcontext():
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimiser,
+            lr_scheduler=build_schedule(optimiser, recipe, steps),
+            config=engine_config(recipe, ranks.world_size),
+            dist_init_required=False,
+        )
     engine.checkpoint_engine = RestrictedEngine()
     if ranks.world_size == 1:
         # With one rank the all-reduce only copies every gradient twice, a quarter of a CPU step.
@@ -99,18 +102,25 @@ def engine_config(recipe: Recipe, world_size: int) -> dict[str, Any]:
 class Moments:
     """AdamW's moments of each parameter, kept for the next run: to ask for memory takes longer than to clear it.
 
-    Those of a parameter that is gone are gone too.
+    A parameter that is another, or smaller, at the address of one that is gone has its memory. What is of parameters
+    that are gone goes too, when memory for another is asked for.
     """
 
     def __init__(self) -> None:
-        self._of = WeakTensorKeyDictionary()
+        self._at = dict[int, tuple[TensorWeakRef, Tensor]]()
 
     def zeros(self, parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
         """Zeros of the parameter's shape, which whoever asked before has no use for any more."""
-        if parameter not in self._of:
-            self._of[parameter] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        first, second = self._of[parameter]
-        return first.zero_(), second.zero_()
+        size = parameter.numel()
+        _, memory = self._at.get(parameter.data_ptr(), (None, None))
+        if memory is None or memory.dtype != parameter.dtype or len(memory) < 2 * size:
+            self._at = {address: kept for address, kept in self._at.items() if kept[0]() is not None}
+            # Another run on as many texts needs a few rows of the embedding more.
+            memory = parameter.new_empty(2 * size if memory is None else 2 * size + size // 4)
+        self._at[parameter.data_ptr()] = TensorWeakRef(parameter), memory
+        memory[: 2 * size].zero_()
+        shape, strides = parameter.shape, parameter.stride()
+        return memory.as_strided(shape, strides, 0), memory.as_strided(shape, strides, size)
 
 
 class ClippedAdamW(torch.optim.AdamW):
