@@ -26,8 +26,8 @@ TOGETHER: Final = 1024
 class UsedRows:
     """Of one embedding, taken out with `take` and put back with `put_back`.
 
-    Their memory is a multiple of `TOGETHER` rows, so that runs share it. On a GPU the rows taken are filled up to as many
-    and rows of one shape are one parameter: captured graphs refer to it.
+    Runs share their memory, of a multiple of `TOGETHER` rows. On a GPU the rows taken are filled up to as many, and runs
+    of one shape share the parameter too: captured graphs refer to it.
     """
 
     def __init__(self, embedding: nn.Embedding) -> None:
@@ -54,8 +54,8 @@ class UsedRows:
         is_used = np.zeros(len(whole), np.bool_)
         is_used[np.fromiter(chain.from_iterable(example.input_ids for example in examples), np.int64)] = True
         used = np.flatnonzero(is_used)
-        full = -(-len(used) // TOGETHER) * TOGETHER
-        room = full if whole.is_cuda else len(used)
+        together = -(-len(used) // TOGETHER) * TOGETHER
+        room = together if whole.is_cuda else len(used)
         decays = {group.weight_decay for group in groups if any(each is whole for each in group.parameters)}
         if decays != {0.0} or room >= len(whole) or self.embedding.max_norm is not None:
             self._restored = None
@@ -63,8 +63,8 @@ class UsedRows:
         self._places = np.zeros(len(whole), np.int64)
         self._places[used] = np.arange(len(used))
         rows = torch.from_numpy(used).to(whole.device)
-        if full != len(self._memory):
-            self._memory, self._taken = whole.new_empty(full, whole.shape[1]), None
+        if together > len(self._memory) or whole.is_cuda and together != len(self._memory):
+            self._memory, self._taken = whole.new_empty(together, whole.shape[1]), None
         if self._taken is None or len(self._taken) != room:
             self._taken = nn.Parameter(self._memory[:room])
         taken = self._taken
