@@ -22,7 +22,7 @@ from reinit.batches import training_orders
 from reinit.engine import schedule_factor
 from reinit.features import Values
 from reinit.probe import fit_converged
-from reinit.streams import numpy_stream, stream
+from reinit.streams import numpy_stream
 from reinit.surgery import draw
 from reinit.train import DivergedError, OnStep, losses_of
 

@@ -26,8 +26,8 @@ TOGETHER: Final = 1024
 class UsedRows:
     """Of one embedding, taken out with `take` and put back with `put_back`.
 
-    Runs share their memory, of a multiple of `TOGETHER` rows. On a GPU the rows taken are filled up to as many, and runs
-    of one shape share the parameter too: captured graphs refer to it.
+    Runs share their memory, a multiple of `TOGETHER` rows. On a GPU the rows taken are filled up to that, and runs of
+    one shape share the parameter too: captured graphs refer to it.
     """
 
     def __init__(self, embedding: nn.Embedding) -> None:
@@ -63,7 +63,7 @@ class UsedRows:
         self._places = np.zeros(len(whole), np.int64)
         self._places[used] = np.arange(len(used))
         rows = torch.from_numpy(used).to(whole.device)
-        if together > len(self._memory) or whole.is_cuda and together != len(self._memory):
+        if together > len(self._memory) or (whole.is_cuda and together != len(self._memory)):
             self._memory, self._taken = whole.new_empty(together, whole.shape[1]), None
         if self._taken is None or len(self._taken) != room:
             self._taken = nn.Parameter(self._memory[:room])
@@ -92,7 +92,7 @@ class UsedRows:
 
     @torch.no_grad()
     def restore(self, start: Tensor) -> None:
-        """The values `start`, always the same, again: copied in the rows alone that were trained, where that is known."""
+        """The values `start` again, always the same: in the rows alone that were trained, where that is known."""
         whole = _weight(self.embedding)
         if _changes(whole) == self._trained:
             whole[self._rows] = start.index_select(0, self._rows)

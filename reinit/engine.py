@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,20 +108,29 @@ class Moments:
     """
 
     def __init__(self) -> None:
-        self._at = dict[int, tuple[TensorWeakRef, Tensor]]()
+        self._at = dict[int, _Moments]()
 
     def zeros(self, parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
         """Zeros of the parameter's shape, which whoever asked before has no use for any more."""
-        size = parameter.numel()
-        _, memory = self._at.get(parameter.data_ptr(), (None, None))
-        if memory is None or memory.dtype != parameter.dtype or len(memory) < 2 * size:
-            self._at = {address: kept for address, kept in self._at.items() if kept[0]() is not None}
-            # Another run on as many texts needs a few rows of the embedding more.
-            memory = parameter.new_empty(2 * size if memory is None else 2 * size + size // 4)
-        self._at[parameter.data_ptr()] = TensorWeakRef(parameter), memory
-        memory[: 2 * size].zero_()
-        shape, strides = parameter.shape, parameter.stride()
-        return memory.as_strided(shape, strides, 0), memory.as_strided(shape, strides, size)
+        kept = self._at.get(parameter.data_ptr())
+        if kept is None or kept.parameter() is not parameter:
+            size, memory = parameter.numel(), None if kept is None else kept.memory
+            if memory is None or memory.dtype != parameter.dtype or len(memory) < 2 * size:
+                self._at = {address: each for address, each in self._at.items() if each.parameter() is not None}
+                # Another run on as many texts needs a few rows of the embedding more.
+                memory = parameter.new_empty(2 * size if memory is None else 2 * size + size // 4)
+            first, second = (memory.as_strided(parameter.shape, parameter.stride(), start) for start in (0, size))
+            kept = self._at[parameter.data_ptr()] = _Moments(TensorWeakRef(parameter), memory, first, second)
+        return kept.first.zero_(), kept.second.zero_()
+
+
+@dataclass(frozen=True)
+class _Moments:
+    parameter: TensorWeakRef
+    memory: Tensor
+    """[at least twice the parameter's size]"""
+    first: Tensor
+    second: Tensor
 
 
 class ClippedAdamW(torch.optim.AdamW):
