@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from itertools import chain
 from logging import ERROR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -86,9 +87,10 @@ class Network:
         self.moments = Moments()
         self._packed = PackedClassifier(network, self.stack, dropout) if packs(network) else None
         self._pristine = {name: value.clone() for name, value in network.state_dict().items()}
-        self._names = [name for name, _ in network.named_parameters() if name not in fresh]
+        # With every layer, and the whole embedding: to look for them takes half as long as to copy them.
+        self._parameters = dict(network.named_parameters())
         words = self._packed.rows.embedding.weight if self._packed else None
-        self._words = next((name for name, parameter in network.named_parameters() if parameter is words), None)
+        self._words = next((name for name, parameter in self._parameters.items() if parameter is words), None)
         self._begin()
 
     @classmethod
@@ -113,7 +115,7 @@ class Network:
     @property
     def pristine(self) -> dict[str, Tensor]:
         """Every pretrained parameter by name, as the checkpoint has it. Not to be written to."""
-        return {name: self._pristine[name] for name in self._names}
+        return {name: self._pristine[name] for name in self._parameters if name not in self._fresh}
 
     def prepare(self, cell: Cell, seed: int) -> None:
         """Make this the network of (cell, seed) before its first step.
@@ -135,8 +137,7 @@ class Network:
             truncate(self.stack, treatment.depth)
         if isinstance(treatment, Probe):
             self._probe(treatment)
-        head = {name: parameter for name, parameter in self.module.named_parameters() if name in self.fresh}
-        draw_head(head, self.module, seed)
+        draw_head({name: self.module.get_parameter(name) for name in sorted(self.fresh)}, self.module, seed)
         self.groups = parameter_groups(self.module, self.stack, self.fresh, cell)
         self.module.train()
 
@@ -159,7 +160,9 @@ class Network:
         Those named in `but` may have any value: they are about to be overwritten.
         """
         restore(self.stack)
-        for name, value in self._network.state_dict().items():
+        for name, value in chain(self._parameters.items(), self._network.named_buffers()):
+            if name not in self._pristine:
+                continue  # a buffer that no run changes
             # Once on its device, since each run begins here.
             pristine = self._pristine[name] = self._pristine[name].to(value.device)
             if name == self._words and self._packed is not None:
@@ -179,8 +182,9 @@ class Network:
 
     def _begin(self) -> None:
         """All trainable, no gradients, no treatment."""
-        self._network.requires_grad_(True)
-        self._network.zero_grad(set_to_none=True)
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(True)
+            parameter.grad = None
         self.module, self.fresh, self.groups = self._network, self._fresh, []
 
     def _probe(self, treatment: Probe) -> None:
