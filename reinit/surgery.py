@@ -31,7 +31,7 @@ from reinit.streams import Stream, numpy_stream, stream, stream_seed
 SD: Final = 0.02
 """Standard deviation of BERT's initialisation (Devlin et al. 2019), the paper's and every head's."""
 
-TOGETHER: Final = 2**16
+TOGETHER: Final = 65_536
 """Weights that are drawn together."""
 DEGREE: Final = 6
 """Of the polynomial that draws them; one less makes an error of half a millionth."""
