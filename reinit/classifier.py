@@ -22,7 +22,7 @@ from reinit.batches import training_orders
 from reinit.engine import schedule_factor
 from reinit.features import Values
 from reinit.probe import fit_converged
-from reinit.streams import numpy_stream, stream
+from reinit.streams import numpy_stream
 from reinit.surgery import draw
 from reinit.train import DivergedError, OnStep, losses_of
 
@@ -45,7 +45,7 @@ class Classifier:
     @classmethod
     def fresh(cls, outputs: int, hidden: int, seed: int) -> Self:
         """As `surgery.draw_head` draws the head of a network: weights N(0, .02), biases zero."""
-        weight = draw("normal", (outputs, hidden), stream(seed, "classifier", "classifier.weight"))
+        weight = draw("normal", (outputs, hidden), (seed, "classifier", "classifier.weight"))
         return cls(weight, torch.zeros(outputs))
 
     def logits(self, features: Values, *, bf16: bool) -> Logits:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils.weak import TensorWeakRef
 
 from jobs.cell import Recipe
 from jobs.errors import ConfigurationError
@@ -48,17 +50,19 @@ def build_engine(
     """
     import deepspeed  # after the ranks have joined and chosen the accelerator
 
+    from reinit.alone import alone
     from reinit.restricted import RestrictedEngine
 
     optimiser = ClippedAdamW(groups, recipe, tuple(module.parameters()), kept)
     engine: DeepSpeedEngine
-    engine, *_ = deepspeed.initialize(
-        model=module,
-        optimizer=optimiser,
-        lr_scheduler=build_schedule(optimiser, recipe, steps),
-        config=engine_config(recipe, ranks.world_size),
-        dist_init_required=False,
-    )
+    with alone() if ranks.world_size == 1 else nullcontext():
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimiser,
+            lr_scheduler=build_schedule(optimiser, recipe, steps),
+            config=engine_config(recipe, ranks.world_size),
+            dist_init_required=False,
+        )
     engine.checkpoint_engine = RestrictedEngine()
     # Its own looks for the names of all parameters first, at every step.
     engine.zero_grad = partial(_forget_gradients, tuple(module.parameters()))
@@ -110,18 +114,35 @@ def engine_config(recipe: Recipe, world_size: int) -> dict[str, Any]:
 class Moments:
     """AdamW's moments of each parameter, kept for the next run: to ask for memory takes longer than to clear it.
 
-    Those of a parameter that is gone are gone too.
+    A parameter that is another, or smaller, at the address of one that is gone has its memory. What is of parameters
+    that are gone goes too, when memory for another is asked for.
     """
 
     def __init__(self) -> None:
-        self._of = WeakTensorKeyDictionary()
+        self._at = dict[int, _Moments]()
 
     def zeros(self, parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
         """Zeros of the parameter's shape, which whoever asked before has no use for any more."""
-        if parameter not in self._of:
-            self._of[parameter] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        first, second = self._of[parameter]
-        return first.zero_(), second.zero_()
+        kept = self._at.get(parameter.data_ptr())
+        if kept is None or kept.parameter() is not parameter:
+            # A kernel reads four values at a time, from places that four divides.
+            size, memory = -(-parameter.numel() // 4) * 4, None if kept is None else kept.memory
+            if memory is None or memory.dtype != parameter.dtype or len(memory) < 2 * size:
+                self._at = {address: each for address, each in self._at.items() if each.parameter() is not None}
+                # Another run on as many texts needs a few rows of the embedding more.
+                memory = parameter.new_empty(2 * size if memory is None else 2 * size + size // 4)
+            first, second = (memory.as_strided(parameter.shape, parameter.stride(), start) for start in (0, size))
+            kept = self._at[parameter.data_ptr()] = _Moments(TensorWeakRef(parameter), memory, first, second)
+        return kept.first.zero_(), kept.second.zero_()
+
+
+@dataclass(frozen=True)
+class _Moments:
+    parameter: TensorWeakRef
+    memory: Tensor
+    """[at least twice the parameter's size]"""
+    first: Tensor
+    second: Tensor
 
 
 class ClippedAdamW(torch.optim.AdamW):

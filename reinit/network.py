@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from itertools import chain
 from logging import ERROR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -85,7 +87,10 @@ class Network:
         self.moments = Moments()
         self._packed = PackedClassifier(network, self.stack, dropout) if packs(network) else None
         self._pristine = {name: value.clone() for name, value in network.state_dict().items()}
-        self._names = [name for name, _ in network.named_parameters() if name not in fresh]
+        # With every layer, and the whole embedding: to look for them takes half as long as to copy them.
+        self._parameters = dict(network.named_parameters())
+        words = self._packed.rows.embedding.weight if self._packed else None
+        self._words = next((name for name, parameter in self._parameters.items() if parameter is words), None)
         self._begin()
 
     @classmethod
@@ -110,7 +115,7 @@ class Network:
     @property
     def pristine(self) -> dict[str, Tensor]:
         """Every pretrained parameter by name, as the checkpoint has it. Not to be written to."""
-        return {name: self._pristine[name] for name in self._names}
+        return {name: self._pristine[name] for name in self._parameters if name not in self._fresh}
 
     def prepare(self, cell: Cell, seed: int) -> None:
         """Make this the network of (cell, seed) before its first step.
@@ -122,8 +127,8 @@ class Network:
         asked = (cell.model, cell.task.outputs, cell.recipe.dropout)
         if asked != (self.model, self._outputs, self._dropout):
             raise ValueError(f"loaded for {(self.model, self._outputs, self._dropout)}, asked for {asked}")
-        self.reset()
         treatment = cell.treatment
+        self.reset(self._redrawn(treatment) if isinstance(treatment, Reinit) else frozenset())
         if isinstance(treatment, Reinit):
             reinitialise(self.stack, treatment, seed)
         elif isinstance(treatment, Permute):
@@ -132,8 +137,7 @@ class Network:
             truncate(self.stack, treatment.depth)
         if isinstance(treatment, Probe):
             self._probe(treatment)
-        head = {name: parameter for name, parameter in self.module.named_parameters() if name in self.fresh}
-        draw_head(head, self.module, seed)
+        draw_head({name: self.module.get_parameter(name) for name in sorted(self.fresh)}, self.module, seed)
         self.groups = parameter_groups(self.module, self.stack, self.fresh, cell)
         self.module.train()
 
@@ -150,20 +154,37 @@ class Network:
             reload_as_released(self.stack, cell.treatment.depth, seed)
 
     @torch.no_grad()
-    def reset(self) -> None:
-        """Every layer, parameter and buffer as after loading, bit by bit; all trainable, no gradients."""
+    def reset(self, but: AbstractSet[str] = frozenset()) -> None:
+        """Every layer, parameter and buffer as after loading, bit by bit; all trainable, no gradients.
+
+        Those named in `but` may have any value: they are about to be overwritten.
+        """
         restore(self.stack)
-        for name, value in self._network.state_dict().items():
+        for name, value in chain(self._parameters.items(), self._network.named_buffers()):
+            if name not in self._pristine:
+                continue  # a buffer that no run changes
             # Once on its device, since each run begins here.
-            self._pristine[name] = self._pristine[name].to(value.device)
-            value.copy_(self._pristine[name])
+            pristine = self._pristine[name] = self._pristine[name].to(value.device)
+            if name == self._words and self._packed is not None:
+                self._packed.rows.restore(pristine)
+            elif name not in but:
+                value.copy_(pristine)
         self._begin()
+
+    def _redrawn(self, treatment: Reinit) -> frozenset[str]:
+        """The matrices of the layers that are redrawn: every initialisation draws them, or the layer is refused."""
+        return frozenset(
+            f"{self.stack.name}.{index}.{name}"
+            for index in treatment.layers
+            for name, parameter in self.stack.whole[index].named_parameters()
+            if parameter.ndim > 1
+        )
 
     def _begin(self) -> None:
         """All trainable, no gradients, no treatment."""
-        self._network.requires_grad_(True)
-        self._network.zero_grad(set_to_none=True)
-        self._network.train()
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(True)
+            parameter.grad = None
         self.module, self.fresh, self.groups = self._network, self._fresh, []
 
     def _probe(self, treatment: Probe) -> None:

@@ -142,18 +142,18 @@ class PackedClassifier(nn.Module):
         self._heads: int = network.config.num_attention_heads
         embeddings: Any = network.base_model.embeddings
         self._padding: int | None = embeddings.padding_idx if self._family.has_offset else None
-        self._rows = UsedRows(embeddings.word_embeddings)
+        self.rows = UsedRows(embeddings.word_embeddings)
         self.graphs = Graphs()
         self._all_layers = [self._family.layer(layer) for layer in stack.layers]
         self._fused: dict[torch.dtype, Fused] = {}
 
     def fit_to(self, examples: Sequence[Example], groups: Sequence[Group]) -> list[Group]:
         """Leave out what a run on these texts has no use for, and return the optimiser's groups without it."""
-        return self._rows.take(examples, groups)
+        return self.rows.take(examples, groups)
 
     def release(self) -> None:
         """The whole network again."""
-        self._rows.put_back()
+        self.rows.put_back()
 
     def collate(
         self,
@@ -163,7 +163,7 @@ class PackedClassifier(nn.Module):
         fill_to: int | None = None,
     ) -> PackedBatch:
         """These texts on `device`, each with `weight` in the loss; see `pack`."""
-        return pack(examples, weight, self._rows.places, fill_to, self._padding).to(device)
+        return pack(examples, weight, self.rows.places, fill_to, self._padding).to(device)
 
     def layout(self) -> object:
         """What a captured graph depends on: the tensors of the parameters, and the layers in their order."""

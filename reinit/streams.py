@@ -25,6 +25,9 @@ Name = Literal["subset", "redraw", "classifier", "order", "dropout"]
 - `dropout`: dropout masks; key (rank), for a probe ("classifier") and ("encoder", epoch, block).
 """
 
+Stream = tuple[int, Name, *tuple[str | int, ...]]
+"""One of them: the arguments of the functions below."""
+
 
 def stream_seed(seed: int, name: Name, *key: str | int) -> int:
     """A 63-bit number that depends on nothing but its arguments: the sha256 of their canonical JSON.
@@ -47,5 +50,5 @@ def stream(seed: int, name: Name, *key: str | int) -> torch.Generator:
 
 
 def numpy_stream(seed: int, name: Name, *key: str | int) -> np.random.Generator:
-    """The same for NumPy, whose uniform draws cost a third of torch's."""
+    """The same for NumPy, whose uniform draws cost a third of torch's; SFC64 reads the whole of a seed."""
     return np.random.Generator(np.random.SFC64(stream_seed(seed, name, *key)))

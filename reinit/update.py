@@ -40,6 +40,8 @@ class Update:
             assert gradient is not None and gradient.is_contiguous()  # noqa: PT018, S101  as the caller has seen to
             tensors = (parameter, state["exp_avg"], state["exp_avg_sq"], state["step"], gradient, copy)
             addresses = [0 if each is None else each.data_ptr() for each in tensors]
+            # Four values are read at a time.
+            assert parameter.numel() < 4 or not any(address % 16 for address in addresses[:3] + addresses[4:5])  # noqa: S101
             rows.append([*addresses, parameter.numel(), int(copy is not None and copy.dtype == torch.bfloat16)])
             of_this = np.arange(-(-parameter.numel() // PIECE), dtype=np.int32)
             pieces.append(np.stack([np.full_like(of_this, index), of_this], axis=1))

@@ -51,7 +51,7 @@ class Worker:
         self._tokens: dict[bytes, TaskTokens] = {}
         # Of those that were made here, the name that the store would have them under.
         self._made_here: dict[bytes, str] = {}
-        self._network: tuple[bytes, Network] | None = None
+        self._network: tuple[bytes, Network, str] | None = None
 
     def agree(self, value: T) -> T:
         """The first rank's `value`, on every rank."""
@@ -84,7 +84,7 @@ class Worker:
             if key not in tried:
                 tried.add(key)
                 with gpu_faults():
-                    self._network_of(cell).prepare(cell, seed=0)
+                    self._network_of(cell)[0].prepare(cell, seed=0)
         self._keep_tokens(cells)
 
     def run(self, cell: Cell, seed: int, on_step: OnStep, keeper: Keeper | None = None) -> Outcome:
@@ -97,9 +97,8 @@ class Worker:
         gc.collect()
         gc.freeze()
         with gpu_faults():
-            tokens, network = self._tokens_of(cell), self._network_of(cell)
-            folder = resolve_model(cell.model, self._places)
-            provenance = read_provenance(cell, self._ranks, weights_sha256(folder), tokens.rows_sha256)
+            tokens, (network, weights) = self._tokens_of(cell), self._network_of(cell)
+            provenance = read_provenance(cell, self._ranks, weights, tokens.rows_sha256)
             if keeper:
                 binding = Binding(digest=cell.digest, seed=seed, numerics=provenance.numerics, steps=cell.steps)
                 keeper.begin(binding, self._ranks)
@@ -142,17 +141,18 @@ class Worker:
                 self._token_cache.keep(name, tokens)
         self._made_here.clear()
 
-    def _network_of(self, cell: Cell) -> Network:
-        """The one network in memory; another replaces it, since two may not fit a device."""
+    def _network_of(self, cell: Cell) -> tuple[Network, str]:
+        """The one network in memory, and its weights' hash; another replaces it, since two may not fit a device."""
         key = canonical([cell.model.model_dump(), cell.task.outputs, cell.recipe.dropout])
         if self._network is None or self._network[0] != key:
             self._network = None
             gc.unfreeze()
             gc.collect()
+            weights = weights_sha256(resolve_model(cell.model, self._places))
             network = Network.load(cell.model, cell.task.outputs, cell.recipe, self._places)
             network.module.to(self._ranks.device)
-            self._network = (key, network)
-        return self._network[1]
+            self._network = (key, network, weights)
+        return self._network[1:]
 
 
 def _tokens_key(cell: Cell) -> bytes:

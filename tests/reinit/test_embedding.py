@@ -111,3 +111,77 @@ def test_two_runs_of_one_shape_share_one_tensor() -> None:
     rows.take(others, [group_of(weight_of(own))])
     assert own.weight is first
     assert torch.equal(own.weight, embedding().weight[[1, 2, 5, 6]])
+
+
+def a_run(own: nn.Embedding, rows: UsedRows, texts: Sequence[Example]) -> None:
+    """Training moves every row that is taken, in the fused optimiser's way, which torch does not count."""
+    groups = rows.take(texts, [group_of(weight_of(own))])
+    for row in texts:
+        own(torch.from_numpy(rows.places(np.array(row.input_ids)))).sum().backward()
+    ClippedAdamW(groups, Recipe(), groups[0].parameters).step()
+    rows.put_back()
+
+
+def test_runs_one_after_another_each_start_from_the_start() -> None:
+    own = embedding()
+    start, rows = own.weight.detach().clone(), UsedRows(own)
+    for texts in (TEXTS, [Example([1, 2, 5, 6, 8], None, 0.0)], TEXTS[1:]):
+        rows.restore(start)
+        assert torch.equal(own.weight, start)
+        a_run(own, rows, texts)
+        assert not torch.equal(own.weight, start)
+    rows.restore(start)
+    assert torch.equal(own.weight, start)
+
+
+def test_only_trained_rows_are_restored() -> None:
+    own = embedding()
+    start, rows = own.weight.detach().clone(), UsedRows(own)
+    rows.restore(start)
+    a_run(own, rows, TEXTS)
+    sentinel = start.clone()
+    sentinel[19] = 9.0
+    rows.restore(sentinel)
+    assert torch.equal(own.weight, start), "row 19 was not trained, so nobody looked"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_whole_is_restored_where_anything_else_wrote_to_it(when: str) -> None:
+    own = embedding()
+    start, rows = own.weight.detach().clone(), UsedRows(own)
+    rows.restore(start)
+
+    def write() -> None:
+        with torch.no_grad():
+            own.weight[19] = 7.0
+
+    if when == "before":
+        write()
+    a_run(own, rows, TEXTS)
+    if when == "after":
+        write()
+    rows.restore(start)
+    assert torch.equal(own.weight, start)
+
+
+def test_the_whole_is_restored_after_training_all_of_it() -> None:
+    own = embedding()
+    start, rows = own.weight.detach().clone(), UsedRows(own)
+    rows.restore(start)
+    a_run(own, rows, TEXTS)
+    rows.restore(start)
+    every_row = [Example(list(range(ROWS)), None, 0.0)]
+    a_run(own, rows, every_row)
+    assert not torch.isclose(own.weight, start)[1:].any()
+    rows.restore(start)
+    assert torch.equal(own.weight, start)
+
+
+def test_runs_of_fewer_rows_share_their_memory() -> None:
+    own = embedding()
+    rows, addresses = UsedRows(own), set()
+    for texts in ([Example([1, 2, 5, 6], None, 0.0)], TEXTS[1:], TEXTS):
+        rows.take(texts, [group_of(weight_of(own))])
+        addresses.add(own.weight.data_ptr())
+        rows.put_back()
+    assert len(addresses) == 1

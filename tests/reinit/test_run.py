@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from jobs.store import open_store
 from reinit.environment import known
 from reinit.run import Outcome
 from reinit.worker import Worker
-from tests.reinit.tiny import places_of, tiny_cell, write_sentences
+from tests.reinit.tiny import places_of, small_cell, tiny_cell, write_sentences, write_small_model
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,46 @@ def test_every_treatment_repeats_its_bits_whatever_ran_before_in_the_process(
     again = run(worker, cell)
     assert first.predictions == again.predictions
     assert first.result.science12 == again.result.science12
+
+
+class BrokenOffError(Exception):
+    """What a run is broken off with."""
+
+
+def test_runs_in_any_order_have_the_bits_of_each_in_a_worker_of_its_own(folder: Path, tmp_path: Path) -> None:
+    """Some of them broken off in the middle; some that train the whole embedding."""
+    model = write_small_model(tmp_path / "small")
+    places = places_of(folder, model)
+    treatments: list[Any] = [
+        Reinit(),
+        Reinit(layers=(1,), init="released", keep_layernorm=True),
+        Reinit(layers=(0, 1), init="architecture", pooler="redraw"),
+        Reinit(layers=(0, 1), frozen_layers=(1,)),
+        Permute(order=(1, 0)),
+        Truncate(depth=1),
+        Probe(depth=1),
+        Probe(depth=1, feature="mean", scored="released_reload", encoder_dropout=True),
+    ]
+    cells = [small_cell(folder, model, treatment=treatment) for treatment in treatments]
+    cells += [
+        small_cell(folder, model, treatment=treatments[1], recipe={"weight_decay": 0.1}),
+        small_cell(folder, model, 0, size=5),
+    ]
+    runs = [(cell, seed) for cell in cells for seed in (1, 2)]
+    alone = {(cell.digest, seed): run(Worker(places), cell, seed).predictions for cell, seed in runs}
+    assert len(set(alone.values())) == len(runs)
+    worker, order = Worker(places), random.Random(1)
+
+    def breaks_off(step: int, _: float) -> None:
+        if step > 1:
+            raise BrokenOffError
+
+    for cell, seed in order.sample(runs, len(runs)) + order.sample(runs, len(runs)):
+        other, its_seed = order.choice(runs)
+        if not isinstance(other.treatment, Probe):
+            with pytest.raises(BrokenOffError):
+                worker.run(other, its_seed, breaks_off)
+        assert run(worker, cell, seed).predictions == alone[cell.digest, seed], (cell.name, other.name)
 
 
 def test_seeds_and_treatments_that_differ_give_different_predictions(worker: Worker, folder: Path) -> None:

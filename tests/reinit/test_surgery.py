@@ -10,14 +10,26 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertConfig, GemmaConfig, ResNetConfig, ResNetModel, XLMConfig
 
 from jobs.cell import Init, Permute, Probe, Reinit, Truncate
 from jobs.errors import SpecError
 from reinit.network import Network
-from reinit.streams import stream
-from reinit.surgery import draw, draw_head, find_stack, first_difference, freeze_for_probe, permute, redraw
+from reinit.streams import Stream
+from reinit.surgery import (
+    SD,
+    TOGETHER,
+    _inverse,
+    draw,
+    draw_head,
+    find_stack,
+    first_difference,
+    freeze_for_probe,
+    permute,
+    redraw,
+)
 from tests.reinit.architectures import CONFIGS, DEPTH, REFUSED, cell_of, classifier, logits
 
 NetworkOf = Callable[[str], Network]
@@ -92,7 +104,7 @@ def test_a_stack_of_one_layer_is_a_stack() -> None:
 
 @pytest.mark.parametrize("init", ["truncated_normal", "released", "normal"])
 def test_draws_have_the_declared_distribution(init: Init) -> None:
-    values = draw(init, (400, 500), stream(1, "redraw", 0, "weight")).numpy().ravel()
+    values = draw(init, (400, 500), (1, "redraw", 0, "weight")).numpy().ravel()
     expected: dict[str, Any] = {
         "truncated_normal": scipy.stats.truncnorm(-2, 2, scale=0.02),
         # The authors' own call.
@@ -107,8 +119,78 @@ def test_draws_have_the_declared_distribution(init: Init) -> None:
 
 @pytest.mark.parametrize(("init", "bound"), [("truncated_normal", 0.04), ("released", 8e-4)])
 def test_truncated_draws_stay_within_their_bounds_and_reach_them(init: Init, bound: float) -> None:
-    values = draw(init, (400, 500), stream(1, "redraw", 0, "weight"))
+    values = draw(init, (400, 500), (1, "redraw", 0, "weight"))
     assert 0.999 * bound < float(values.abs().max()) <= bound * (1 + 1e-6)
+
+
+def law_of(cut: float) -> Any:
+    return scipy.stats.truncnorm(-cut, cut, scale=SD)
+
+
+@pytest.mark.parametrize("cut", [2.0, 2.0 * SD])
+def test_the_inverse_is_that_of_the_distribution_function_to_float32(cut: float) -> None:
+    inside, terms = _inverse(cut)
+    law = law_of(cut)
+    assert inside == pytest.approx(scipy.stats.norm.cdf(cut) - scipy.stats.norm.cdf(-cut), rel=1e-12)
+    uniform = np.linspace(-1, 1, 9_999) * inside
+    values = uniform * np.polyval(terms[::-1], np.log1p(-(uniform**2)))
+    expected = law.ppf((uniform / inside + 1) / 2)
+    assert np.abs(values - expected).max() < 1e-7 * law.std()
+
+
+@pytest.mark.parametrize(("init", "cut"), [("truncated_normal", 2.0), ("released", 2.0 * SD)])
+def test_a_million_draws_have_the_law_s_moments_and_tails_and_a_slightly_different_law_is_told_apart(
+    init: Init, cut: float
+) -> None:
+    """Of fixed seeds: no test of them fails by chance."""
+    values = np.concatenate(
+        [draw(init, (500, 500), (1, "redraw", layer, "weight")).numpy().ravel() for layer in range(4)]
+    )
+    law = law_of(cut)
+    quantiles = law.ppf((np.arange(len(values)) + 0.5) / len(values))
+    for power in (1, 2, 3, 4, 6):
+        spread = np.std(quantiles**power) / np.sqrt(len(values))
+        assert abs(np.mean(values.astype(float) ** power) - np.mean(quantiles**power)) < 4 * spread, power
+    uniform = law.cdf(values.astype(float))
+    tails = np.array([np.mean(uniform < 1e-4), np.mean(uniform > 1 - 1e-4)])
+    assert np.abs(tails - 1e-4).max() < 4 * np.sqrt(1e-4 / len(values))
+    assert scipy.stats.kstest(uniform, "uniform").pvalue > 0.01
+    assert scipy.stats.chisquare(np.histogram(uniform, 1000, (0, 1))[0]).pvalue > 0.01
+    # Half a per cent more spread, or another form within the same bounds.
+    assert scipy.stats.kstest(values * 1.005, law.cdf).pvalue < 1e-3
+    assert scipy.stats.kstest(values, law_of(cut + 0.1).cdf).pvalue < 1e-3
+
+
+def test_draws_of_seeds_layers_parameters_and_neighbours_are_independent_and_a_shared_half_is_told_apart() -> None:
+    def of(seed: int, layer: int, name: str) -> NDArray[np.float64]:
+        return draw("truncated_normal", (500, 500), (seed, "redraw", layer, name)).numpy().ravel().astype(float)
+
+    one = of(1, 0, "weight")
+    limit = 4 / np.sqrt(len(one))
+    for other in (of(2, 0, "weight"), of(1, 1, "weight"), of(1, 0, "other"), np.roll(one, 1), np.roll(one, 500)):
+        for left, right in ((one, other), (one**2, other**2)):
+            assert abs(np.corrcoef(left, right)[0, 1]) < limit
+    half = np.concatenate([one[: len(one) // 2], of(2, 0, "weight")[len(one) // 2 :]])
+    assert abs(np.corrcoef(one, half)[0, 1]) > limit
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (257, 511), (1, 2 * TOGETHER + 1)])
+def test_a_draw_of_any_size_is_the_beginning_of_a_larger_one(shape: tuple[int, int]) -> None:
+    source: Stream = (1, "redraw", 0, "weight")
+    larger = draw("truncated_normal", (3, TOGETHER), source).flatten()
+    into = torch.full(shape, 7.0)
+    values = draw("truncated_normal", shape, source, into)
+    assert values is into
+    assert torch.equal(values.flatten(), larger[: values.numel()])
+
+
+def test_a_matrix_that_is_not_in_one_piece_is_redrawn_too(network_of: NetworkOf) -> None:
+    usual, turned = nn.Linear(6, 4), nn.Linear(6, 4)
+    turned.weight = nn.Parameter(torch.zeros(6, 4).T)
+    for module in (usual, turned):
+        redraw(module, network_of("bert").stack.network, "truncated_normal", 1, 0)
+    assert usual.weight.any()
+    assert torch.equal(usual.weight, turned.weight)
 
 
 @KINDS

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from jobs.cell import Cell
 from jobs.errors import ConfigurationError, DataError, ReinitError, TransientError
@@ -25,7 +27,7 @@ from reinit.network import load_tokenizer
 from reinit.places import Places
 from reinit.run import Outcome
 from reinit.tokencache import TokenCache, determined_by, tokeniser_files
-from reinit.tokens import TaskTokens
+from reinit.tokens import TaskTokens, tokenised
 from reinit.worker import Worker
 from tests.reinit.bench import flipped, measured, rewrite
 from tests.reinit.tiny import places_of, small_cell, write_sentences, write_small_model
@@ -320,3 +322,54 @@ def test_the_bytes_of_tokens_are_of_this_format(cell: Cell, places: Places, mode
     """Whoever changes how rows are read, tokenised or encoded raises `FORMAT`, and then pins the new hash here."""
     tokens = TaskTokens.load(cell.task, load_tokenizer(model), 16, places, 30522)
     assert hashlib.sha256(encode(tokens.splits, NAME, tokens.rows_sha256)).hexdigest()[:16] == "f6fb87577cf603b0"
+
+
+# ------------------------------------------------------------------------------------------- what a tokeniser is asked
+
+
+def byte_pairs() -> PreTrainedTokenizerFast:
+    """A tokeniser of another kind: bytes, pairs, no types, an end of text."""
+    own = Tokenizer(models.BPE())
+    own.pre_tokenizer, own.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<end>"], show_progress=False)
+    own.train_from_iterator(["a joy", "warm and funny", "a bore, cold and flat"] * 9, trainer)
+    own.post_processor = processors.TemplateProcessing("$A <end>", "$A <end> $B <end>", [("<end>", 0)])
+    names = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=own, model_input_names=names)  # type: ignore[no-untyped-call]
+
+
+class Shouting(PreTrainedTokenizerFast):
+    """Has a call of its own."""
+
+    def _encode_plus(self, text: Any, *args: Any, **more: Any) -> Any:
+        return super()._encode_plus([each.upper() for each in text], *args, **more)
+
+
+TEXTS = st.lists(
+    st.text(max_size=30) | st.sampled_from(["a joy [SEP] of", "", "Ünïcode 漢字 \u0301"]), min_size=1, max_size=5
+)
+
+
+@pytest.fixture(scope="module", params=["word pieces", "byte pairs"])
+def tokenizer(request: pytest.FixtureRequest, model: Path) -> Any:
+    return load_tokenizer(model) if request.param == "word pieces" else byte_pairs()
+
+
+@given(texts=TEXTS, is_pair=st.booleans(), max_length=st.integers(4, 12))
+def test_tokens_are_those_of_the_library_s_own_call(
+    tokenizer: Any, texts: list[str], max_length: int, *, is_pair: bool
+) -> None:
+    columns = [texts, texts[::-1]] if is_pair else [texts]
+    expected = tokenizer(*columns, truncation="longest_first", max_length=max_length)
+    rows = tokenised(tokenizer, columns, max_length)
+    assert [ids for ids, _ in rows] == expected["input_ids"]
+    assert [types for _, types in rows] == expected.get("token_type_ids", [None] * len(texts))
+
+
+def test_a_tokeniser_with_a_call_of_its_own_is_asked_by_that() -> None:
+    plain = byte_pairs()
+    names = plain.model_input_names
+    shouting = Shouting(tokenizer_object=plain.backend_tokenizer, model_input_names=names)  # type: ignore[no-untyped-call]
+    assert (
+        tokenised(shouting, [["a", "b"]], 8) == tokenised(plain, [["A", "B"]], 8) != tokenised(plain, [["a", "b"]], 8)
+    )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import math
+import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import deepspeed
 import pytest
 import torch
 from torch import nn
@@ -15,9 +18,10 @@ import reinit.train
 from jobs.cell import Cell, Recipe, Reinit, Steps
 from jobs.errors import ConfigurationError
 from jobs.tasks import GLUE
+from reinit.alone import LoneEngine
 from reinit.batches import collate
 from reinit.data import Example
-from reinit.engine import ClippedAdamW, build_schedule, engine_config
+from reinit.engine import ClippedAdamW, Moments, build_engine, build_schedule, close_engine, engine_config
 from reinit.network import Network, load_tokenizer
 from reinit.optimiser import Group
 from reinit.places import Places, resolve_model
@@ -266,6 +270,67 @@ def test_a_step_that_is_to_be_skipped_changes_nothing() -> None:
     weight.grad, optimiser.skip = torch.ones(3), torch.tensor(0.0)
     optimiser.step()
     assert weight.lt(1).all()
+
+
+def test_moments_are_zero_for_each_run_and_in_the_memory_of_the_run_before() -> None:
+    moments, memory = Moments(), torch.zeros(4, 3)
+    addresses = set()
+    for rows in (3, 2, 3):
+        # Another parameter each time, at the same address.
+        parameter = nn.Parameter(memory[:rows])
+        both = moments.zeros(parameter)
+        for each in both:
+            assert each.shape == parameter.shape
+            assert not each.any()
+            each.fill_(5.0)
+        assert not torch.equal(both[0], both[1].fill_(6.0))
+        addresses.add(both[0].data_ptr())
+        again = moments.zeros(parameter)
+        assert again[0] is both[0]
+        assert not again[0].any()
+        both[0].fill_(math.nan)
+    assert len(addresses) == 1
+    assert moments.zeros(nn.Parameter(memory))[1].shape == (4, 3)
+
+
+def test_moments_lie_in_memory_as_their_parameter_does_and_those_of_parameters_that_are_gone_go() -> None:
+    moments = Moments()
+    gone = nn.Parameter(torch.zeros(5))
+    memory = weakref.ref(moments.zeros(gone)[0].untyped_storage())
+    address = gone.data_ptr()
+    turned = nn.Parameter(torch.zeros(3, 2).T)
+    assert moments.zeros(turned)[1].stride() == turned.stride()
+    assert address in moments._at
+    del gone
+    other = nn.Parameter(torch.zeros(7))
+    moments.zeros(other)
+    assert set(moments._at) == {turned.data_ptr(), other.data_ptr()}
+    assert memory() is None
+
+
+def test_an_engine_without_peers_broadcasts_nothing_and_one_with_peers_is_deepspeed_s_own(
+    network: Network, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = tiny_cell(folder)
+    heard: list[object] = []
+    monkeypatch.setattr("deepspeed.comm.broadcast", lambda *_, **__: heard.append("broadcast"))
+    network.prepare(cell, 1)
+    engine = build_engine(network.form, network.groups, cell.recipe, 3, RANKS)
+    close_engine(engine)
+    assert isinstance(engine, deepspeed.DeepSpeedEngine)
+    assert not heard
+    usual = deepspeed.DeepSpeedEngine
+
+    def fails(**_: object) -> None:
+        heard.append(deepspeed.DeepSpeedEngine)
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("deepspeed.initialize", fails)
+    for ranks in (RANKS, replace(RANKS, world_size=2)):
+        with pytest.raises(RuntimeError, match="no room"):
+            build_engine(network.form, network.groups, cell.recipe, 3, ranks)
+        assert deepspeed.DeepSpeedEngine is usual
+    assert heard == [LoneEngine, usual]
 
 
 def test_the_schedule_rises_over_the_warm_up_and_falls_to_zero_at_the_end() -> None:
