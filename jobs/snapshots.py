@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from itertools import chain
 from typing import Any, Final
 
+from jobs.columns import Batch, keys_of
 from jobs.errors import ConfigurationError, TransientError
 from jobs.found import Damaged, NotVerifiedError, Verified
 from jobs.patient import PatientObjects
@@ -66,7 +67,7 @@ class Snapshots:
         foreign += [Damaged(key, "the name is no snapshot's") for key in listed if not KEY.fullmatch(key)]
         return sorted((key for key in listed if KEY.fullmatch(key)), key=lambda key: (-rows_in(key), key))
 
-    def ahead(self, digests: Collection[str]) -> Iterator[Verified]:
+    def ahead(self, digests: Collection[str]) -> Iterator[Batch | Verified]:
         """What large snapshots have of these cells, before it is known what is listed: so it is for the listing to say
         which of it exists. Nothing is an error, and nothing named: what is wrong with a snapshot is met by `supply`.
         """
@@ -81,7 +82,7 @@ class Snapshots:
                     if not wrong:
                         self._read.add(key)
 
-    def supply(self, wanted: set[str], damaged: list[Damaged]) -> Iterator[Verified]:
+    def supply(self, wanted: set[str], damaged: list[Damaged]) -> Iterator[Batch | Verified]:
         """The results under `wanted`, as far as snapshots have them; each is taken out of `wanted` first.
 
         Args:
@@ -118,12 +119,12 @@ class Snapshots:
             else:
                 damaged += wrong
 
-    def verified(self, key: str, wanted: set[str], damaged: list[Damaged]) -> Iterator[Verified]:
+    def verified(self, key: str, wanted: set[str], damaged: list[Damaged]) -> Iterator[Batch | Verified]:
         """What one snapshot has of `wanted`, from which it is taken out."""
         for rows in self._groups(key, wanted, damaged):
             # What is refused may be damage of the object: that is for a read of the object to say.
             for verified in self._recall.those_verified(rows):
-                wanted.discard(verified.key)
+                wanted.difference_update(keys_of(verified))
                 yield verified
 
     def _listed(self, keys: list[str], key: str) -> list[str]:

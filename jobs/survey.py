@@ -7,11 +7,12 @@ result is verified, wherever it came from.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+from jobs.columns import Batch, Columns, Rows
 from jobs.found import Damaged, Found, Verified, settle
 from jobs.memory import no_collection
 from jobs.patient import PatientObjects
@@ -41,35 +42,63 @@ def survey(objects: PatientObjects, digests: Collection[str], recall: Recall) ->
         TransientError: not all could be read.
         ConfigurationError: the store refuses.
     """
-    read: dict[str, list[Verified | Damaged]] = {digest: [] for digest in digests}
-    left: set[str] = set()
-    strays: list[Damaged] = []
     passed_over: list[Damaged] = []
+    strays: list[Damaged] = []
+    left: set[str] = set()
+    read = _Read(digests)
     snapshots = Snapshots(objects, recall)
     with no_collection(), ThreadPoolExecutor(1) as pool:
         # The server is at work on the listing, or far away: that time is ours.
         listing = pool.submit(objects.keys, "runs/")
-        ahead = {each.key: each for each in snapshots.ahead(read)}
+        ahead: dict[str, int | Verified] = {}
+        for some in snapshots.ahead(digests):
+            ahead.update(read.taken(some))
         for key in listing.result():
-            if key[69:70] == "/" and key[5:69] in read:
+            if (digest := key[5:69]) in read.of_cell and key[69:70] == "/":
                 if (each := ahead.get(key)) is not None:
-                    read[key[5:69]].append(each)
+                    read.of_cell[digest].append(each)
                 else:
                     left.add(key)
             elif not _OF_A_CELL.fullmatch(key):
                 strays.append(Damaged(key, "it is under no cell's digest"))
-        for each in snapshots.supply(left, passed_over):
-            read[each.result.digest].append(each)
+        for some in snapshots.supply(left, passed_over):
+            for key, each in read.taken(some):
+                read.of_cell[key[5:69]].append(each)
         for one in streamed(lambda key: objects.read(key, recall.verify), sorted(left)):
-            read[one.key.split("/")[1]].append(one)
-        found = {digest: _settled(digest, of_cell) for digest, of_cell in read.items()}
+            read.of_cell[one.key.split("/")[1]].append(one)
+        found = {digest: read.found(digest) for digest in digests}
     return Survey(found, tuple(strays), tuple(passed_over))
 
 
-def _settled(digest: str, read: list[Verified | Damaged]) -> Found:
-    verified = [each for each in read if isinstance(each, Verified)]
-    results = {each.result.seed: each.result for each in verified}
-    if len(results) == len(read):
-        # One object a run, as nearly always: nothing to settle.
-        return Found(digest, dict(sorted(results.items())))
-    return settle(digest, verified, [each for each in read if isinstance(each, Damaged)])
+class _Read:
+    """What was read of some cells: by column where it came so."""
+
+    def __init__(self, digests: Collection[str]) -> None:
+        self.columns = Columns()
+        self.of_cell: dict[str, list[int | Verified | Damaged]] = {digest: [] for digest in digests}
+        """For each object the place in the columns, or what it is."""
+
+    def taken(self, verified: Batch | Verified) -> Iterable[tuple[str, int | Verified]]:
+        """The same, and for each key where it is now."""
+        if isinstance(verified, Verified):
+            return [(verified.key, verified)]
+        return zip(verified.keys, self.columns.extend(verified.columns), strict=True)
+
+    def found(self, digest: str) -> Found:
+        """What that comes to."""
+        seeds = self.columns.seeds
+        of_cell = self.of_cell[digest]
+        places = {seeds[each]: each for each in of_cell if isinstance(each, int)}
+        if len(places) == len(of_cell):
+            # One object a run, as nearly always: nothing to settle.
+            return Found(digest, Rows(self.columns, dict(sorted(places.items()))))
+        objects = [self._object(each) if isinstance(each, int) else each for each in of_cell]
+        verified = [each for each in objects if isinstance(each, Verified)]
+        results = {each.result.seed: each.result for each in verified}
+        if len(results) == len(objects):
+            return Found(digest, dict(sorted(results.items())))
+        return settle(digest, verified, [each for each in objects if isinstance(each, Damaged)])
+
+    def _object(self, place: int) -> Verified:
+        result = self.columns.result(place)
+        return Verified(result.key, result)
