@@ -5,8 +5,10 @@ run that is not there has a row that says so: nothing is dropped, filled in or a
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import attrgetter, methodcaller
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, get_args
@@ -16,6 +18,7 @@ import pandas as pd
 
 from aggregate.text import counted
 from jobs.cell import Cell, Model, Recipe, Reinit, Treatment, canonical, treatment_name
+from jobs.columns import Columns, Rows
 from jobs.found import Found, State
 from jobs.memory import no_collection
 from jobs.plan import PlannedCell
@@ -120,53 +123,105 @@ def _frame(
     study: str | Mapping[str, str],
 ) -> pd.DataFrame:
     cells: list[dict[str, Any]] = []
-    provenances: dict[int, Provenance] = {}
     of_cell: list[int] = []
-    results: list[RunResult | DivergedRun | None] = []
+    parts: _Parts = []
     statuses: list[State] = []
     runs: dict[str, list[Any]] = {"seed": [], "planned": [], "status": statuses}
     reasons: dict[int, str] = {}
     for entry in planned:
         digest = entry.cell.digest
         has = found.get(digest, Found(digest))
-        attempts = failures.get(digest, Failures()).records
         named = study if isinstance(study, str) else study[digest]
         asked = set(entry.seeds)
         seeds = dict.fromkeys([*entry.seeds, *sorted(has.done)])
         runs["seed"] += seeds
         runs["planned"] += [seed in asked for seed in seeds]
         of_cell += [len(cells)] * len(seeds)
+        cells.append({"study": named, "families": entry.families} | _cell_columns(entry.cell))
+        if isinstance(has.results, Rows) and len(has.results) == len(seeds):
+            statuses += ["done"] * len(seeds)
+            _taken(parts, has.results.columns).places.extend(map(has.results.places.__getitem__, seeds))
+            continue
+        attempts = failures.get(digest, Failures()).records
+        results: list[RunResult | DivergedRun | None] = []
         for seed in seeds:
             # Where results contradict each other there is none.
-            result = has.results.get(seed)
+            results.append(result := has.results.get(seed))
             status = has.state(seed, attempts) if result is None else result.status
             if status == "failed":
-                reasons[len(results)] = [each.reason for each in attempts if each.seed in (seed, None)][-1]
+                reasons[len(statuses)] = [each.reason for each in attempts if each.seed in (seed, None)][-1]
             elif isinstance(result, DivergedRun):
-                reasons[len(results)] = _diverged(result)
-            if result is not None:
-                provenances.setdefault(id(result.provenance), result.provenance)
+                reasons[len(statuses)] = _diverged(result)
             statuses.append(status)
-            results.append(result)
-        cells.append({"study": named, "families": entry.families} | _cell_columns(entry.cell))
-    places = {known: place for place, known in enumerate(provenances)}
-    made = [_provenance_columns(each) for each in provenances.values()]
-    runs["reason"] = [reasons.get(place) for place in range(len(results))]
+        parts.append(results)
+    runs["reason"] = [reasons.get(place) for place in range(len(statuses))]
     for name in ("wall_seconds", "gpu_seconds", "finished_at"):
-        runs[name] = [None if result is None else getattr(result, name) for result in results]
-    runs["steps"] = [
-        result.steps if isinstance(result, RunResult) else result and result.diverged_step for result in results
+        runs[name] = _each(parts, attrgetter(name), attrgetter(name))
+    runs["steps"] = _each(
+        parts,
+        lambda result: result.steps if isinstance(result, RunResult) else result.diverged_step,
+        lambda columns: columns.steps(),
+    )
+    metrics = {name: _each(parts, _metric(name), methodcaller("metric", name)) for name in _metrics(parts)}
+    headlines = [metrics.get(cell["metric"]) for cell in cells]
+    runs["score"] = [
+        None if (headline := headlines[cell]) is None else headline[place] for place, cell in enumerate(of_cell)
     ]
-    measured = [result.metrics if isinstance(result, RunResult) else {} for result in results]
-    headlines = [cell["metric"] for cell in cells]
-    runs["score"] = [metrics.get(headlines[cell]) for metrics, cell in zip(measured, of_cell, strict=True)]
+    provenances = _each(parts, attrgetter("provenance"), attrgetter("provenances"))
+    known = {id(each): each for each in provenances if each is not None}
+    places = {each: place for place, each in enumerate(known)}
+    made = [_provenance_columns(each) for each in known.values()]
     columns = {name: pd.Series(values, dtype=DTYPES[name]) for name, values in runs.items()}
     columns |= _spread(cells, of_cell, _CELL)
-    columns |= _spread(made, [-1 if each is None else places[id(each.provenance)] for each in results], _PROVENANCE)
-    names = sorted({name for metrics in set(map(tuple, measured)) for name in metrics})
-    for name in names:
-        columns[f"metrics.{name}"] = pd.Series([metrics.get(name) for metrics in measured], dtype="Float64")
-    return pd.DataFrame({name: columns[name] for name in [*DTYPES, *(f"metrics.{name}" for name in names)]})
+    columns |= _spread(made, [places.get(id(each), -1) for each in provenances], _PROVENANCE)
+    columns |= {f"metrics.{name}": pd.Series(values, dtype="Float64") for name, values in metrics.items()}
+    return pd.DataFrame({name: columns[name] for name in [*DTYPES, *(f"metrics.{name}" for name in metrics)]})
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Runs one below another that are taken from columns, and so need not be made."""
+
+    columns: Columns
+    places: list[int] = field(default_factory=list)
+
+
+_Parts = list[_Taken | list[RunResult | DivergedRun | None]]
+
+
+def _taken(parts: _Parts, columns: Columns) -> _Taken:
+    """The last of the parts, if what comes next is from the same columns; else a new one."""
+    last = parts[-1] if parts else None
+    if not isinstance(last, _Taken) or last.columns is not columns:
+        parts.append(last := _Taken(columns))
+    return last
+
+
+def _each(
+    parts: _Parts,
+    of_result: Callable[[RunResult | DivergedRun], Any],
+    of_columns: Callable[[Columns], Sequence[Any]],
+) -> list[Any]:
+    """Something of every run, None where it has no result: it can be had from a result, or from columns for all places."""
+    values: list[Any] = []
+    for part in parts:
+        if isinstance(part, _Taken):
+            values += map(of_columns(part.columns).__getitem__, part.places)
+        else:
+            values += [None if result is None else of_result(result) for result in part]
+    return values
+
+
+def _metrics(parts: _Parts) -> list[str]:
+    """Names of all metrics that a run has, sorted."""
+    named = _each(
+        parts, lambda result: tuple(result.metrics) if isinstance(result, RunResult) else (), attrgetter("metrics")
+    )
+    return sorted({name for names in set(named) - {None} for name in names})
+
+
+def _metric(name: str) -> Callable[[RunResult | DivergedRun], float | None]:
+    return lambda result: result.metrics.get(name) if isinstance(result, RunResult) else None
 
 
 _PROVENANCE: Final = ("numerics", "device", "weights_sha256", "rows_sha256", "git_commit", "image")

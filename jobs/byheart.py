@@ -131,7 +131,7 @@ def _batch(lines: Sequence[Line]) -> Batch | None:
         return None
     times, gpu, measured, *scores, predictions, seed, steps, loss, rows, wall = zip(*read, strict=True)
     try:
-        list(map(datetime.fromisoformat, times))
+        finished_at = list(map(datetime.fromisoformat, times))
     except ValueError:
         return None
     numbers = [_numbers(each) for each in (*scores, loss, gpu, wall)]
@@ -156,7 +156,7 @@ def _batch(lines: Sequence[Line]) -> Batch | None:
         cells=[each.cell for each in known],
         provenances=list(provenances),
         seeds=array("I", seeds),
-        finished_at=list(times),
+        finished_at=finished_at,
         wall_seconds=array("d", wall_seconds),
         gpu_seconds=array("d", gpu_seconds),
         train_losses=array("d", train_losses),

@@ -36,8 +36,7 @@ class Columns:
     cells: list[Cell] = field(default_factory=list)
     provenances: list[Provenance] = field(default_factory=list)
     seeds: array[int] = field(default_factory=lambda: array("I"))
-    finished_at: list[str] = field(default_factory=list)
-    """As the object has it, with `Z` at its end."""
+    finished_at: list[datetime] = field(default_factory=list)
     wall_seconds: array[float] = field(default_factory=_doubles)
     gpu_seconds: array[float] = field(default_factory=_doubles)
     train_losses: array[float] = field(default_factory=_doubles)
@@ -72,6 +71,18 @@ class Columns:
             mine.extend(theirs)  # type: ignore[arg-type]  # each pair is of one kind
         return here
 
+    def steps(self) -> list[int]:
+        """Optimiser steps of each run: those of its cell."""
+        cells = {id(cell): cell for cell in self.cells}
+        steps = {name: cell.steps for name, cell in cells.items()}
+        return [steps[id(cell)] for cell in self.cells]
+
+    def metric(self, name: str) -> list[float | None]:
+        """One metric of each run; None where a run has none of that name."""
+        at = {names: names.index(name) for names in set(self.metrics) if name in names}
+        firsts = zip(self.metrics, self.first_scores, strict=True)
+        return [self.scores[first + at[names]] if names in at else None for names, first in firsts]
+
     def result(self, place: int) -> RunResult:
         """The run at a place."""
         cell, names, first = self.cells[place], self.metrics[place], self.first_scores[place]
@@ -84,7 +95,7 @@ class Columns:
                 "seed": self.seeds[place],
                 "wall_seconds": self.wall_seconds[place],
                 "gpu_seconds": self.gpu_seconds[place],
-                "finished_at": datetime.fromisoformat(self.finished_at[place]),
+                "finished_at": self.finished_at[place],
                 "provenance": self.provenances[place],
                 "status": "done",
                 "metrics": dict(zip(names, self.scores[first : first + len(names)], strict=True)),
