@@ -16,11 +16,10 @@ import re
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from itertools import chain
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic_core import from_json, to_json
 
@@ -29,6 +28,7 @@ from jobs.columns import Batch, Columns
 from jobs.result import LARGEST_SCORE, Provenance
 from jobs.tasks import Task
 
+_CELL_FIELDS: Final = sorted(Cell.model_fields)
 _LARGEST_SEED: Final = 2**32 - 1
 _NUMBER: Final = r"([-+.e0-9]+)"
 """What a number is made of; that it is one, and written in the one way, is seen by writing it again."""
@@ -38,8 +38,7 @@ _WRITTEN_OTHERWISE: Final = ("e", "0.0000", "-0.0")
 """Where one of these is among numbers, pydantic's JSON may not be Python's: 1e-05, or 1e-5. Else it is (`_numbers`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What all finished runs of one cell share."""
 
     head: bytes
@@ -84,10 +83,9 @@ def _of_task(task: Task) -> tuple[tuple[str, ...], re.Pattern[str], str]:
 
 def _written(cell: Cell) -> bytes:
     """Canonical JSON of a cell; of its parts, which cells have in common, each is written once."""
-    parts = {"model": cell.model, "recipe": cell.recipe, "task": cell.task, "treatment": cell.treatment}
-    fields = {name: _part(value) for name, value in parts.items()}
-    fields |= {name: json.dumps(getattr(cell, name)) for name in Cell.model_fields if name not in parts}
-    return ("{" + ",".join(f'"{name}":{fields[name]}' for name in sorted(fields)) + "}").encode()
+    fields = ((name, getattr(cell, name)) for name in _CELL_FIELDS)
+    each = [f'"{name}":{json.dumps(value) if isinstance(value, int | str) else _part(value)}' for name, value in fields]
+    return ("{" + ",".join(each) + "}").encode()
 
 
 @lru_cache(1024)

@@ -124,7 +124,7 @@ def test_the_frame_is_the_same_whatever_order_results_come_in() -> None:
     ],
 )
 def test_preserved_layers_are_counted_below_a_redrawn_top(treatment: Reinit, k: int | None) -> None:
-    assert preserved_layers(cell(treatment)) == k
+    assert preserved_layers(treatment, 4) == k
 
 
 def test_cells_of_one_model_task_and_recipe_share_a_context_and_no_others_do() -> None:
@@ -141,10 +141,10 @@ def test_cells_of_one_model_task_and_recipe_share_a_context_and_no_others_do() -
 
 
 def test_a_variant_is_named_by_what_departs() -> None:
-    assert variant_name(cell(preserving(1))) == ""
-    assert variant_name(cell(permuted(1, 0, 2, 3))) == ""
+    assert variant_name(preserving(1)) == ""
+    assert variant_name(permuted(1, 0, 2, 3)) == ""
     odd = preserving(1, init="released", keep_layernorm=True, lr_scale=5, pooler="redraw", frozen_layers=(3,))
-    assert variant_name(cell(odd)) == "init released, LayerNorm kept, learning rate ×5, pooler redrawn, frozen layers 3"
+    assert variant_name(odd) == "init released, LayerNorm kept, learning rate ×5, pooler redrawn, frozen layers 3"
 
 
 def test_a_recipe_is_named_by_what_departs_from_the_papers() -> None:
@@ -154,10 +154,10 @@ def test_a_recipe_is_named_by_what_departs_from_the_papers() -> None:
 
 
 def test_chance_is_known_where_the_metric_alone_fixes_it() -> None:
-    assert chance(cell(task=GLUE["cola"])) == 0
-    assert chance(cell(task=GLUE["mnli"])) == 1 / 3
-    assert chance(cell(task=GLUE["stsb"])) is None
-    assert chance(cell(task=GLUE["mrpc"])) is None
+    assert chance(GLUE["cola"]) == 0
+    assert chance(GLUE["mnli"]) == 1 / 3
+    assert chance(GLUE["stsb"]) is None
+    assert chance(GLUE["mrpc"]) is None
 
 
 def test_a_treatments_fields_are_columns_and_each_is_empty_for_other_treatments() -> None:
