@@ -164,7 +164,7 @@ def _frame(
     runs["steps"] = _each(
         parts,
         lambda result: result.steps if isinstance(result, RunResult) else result.diverged_step,
-        lambda columns: columns.steps(),
+        attrgetter("steps"),
     )
     metrics = {name: _each(parts, _metric(name), methodcaller("metric", name)) for name in _metrics(parts)}
     headlines = [metrics.get(context["metric"]) for context in contexts]

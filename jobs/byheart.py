@@ -50,9 +50,9 @@ class Known(NamedTuple):
     form: re.Pattern[str]
     """Of lines, one below another: its groups are `finished_at`, `gpu_seconds`, all metrics, each metric, `predictions`,
     `seed`, `steps`, `train_loss`, `rows` and `wall_seconds`."""
-    steps: str
-    rows: str
-    """Both kinds of rows. Both as a line has them."""
+    steps: int
+    said: tuple[str, str]
+    """`steps`, and both kinds of rows, as a line has them."""
 
 
 Line = tuple[str, bytes, Known, Provenance, bytes]
@@ -63,14 +63,15 @@ the provenance, a tab, and what comes after."""
 def known_of(cell: Cell) -> Known:
     """What there is to know of a cell."""
     metrics, form, validation_rows = _of_task(cell.task)
+    steps = cell.steps
     return Known(
         head=b'{"cell":%s,"digest":"%s"' % (_written(cell), cell.digest.encode()),
         cell=cell,
         digest=cell.digest,
         metrics=metrics,
         form=form,
-        steps=str(cell.steps),
-        rows=f'"train_rows":{cell.rows},"validation_rows":{validation_rows}',
+        steps=steps,
+        said=(str(steps), f'"train_rows":{cell.rows},"validation_rows":{validation_rows}'),
     )
 
 
@@ -83,14 +84,16 @@ def _of_task(task: Task) -> tuple[tuple[str, ...], re.Pattern[str], str]:
 
 def _written(cell: Cell) -> bytes:
     """Canonical JSON of a cell; of its parts, which cells have in common, each is written once."""
-    fields = ((name, getattr(cell, name)) for name in _CELL_FIELDS)
-    each = [f'"{name}":{json.dumps(value) if isinstance(value, int | str) else _part(value)}' for name, value in fields]
-    return ("{" + ",".join(each) + "}").encode()
+    each = []
+    for name in _CELL_FIELDS:
+        value = getattr(cell, name)
+        each.append(f'"{name}":{value if type(value) is int else _part(value)}')
+    return f"{{{','.join(each)}}}".encode()
 
 
 @lru_cache(1024)
-def _part(value: Model | Recipe | Task | Treatment) -> str:
-    return canonical(value.model_dump(mode="json")).decode()
+def _part(value: Model | Recipe | Task | Treatment | str) -> str:
+    return canonical(value if isinstance(value, str) else value.model_dump(mode="json")).decode()
 
 
 @lru_cache(256)
@@ -135,8 +138,7 @@ def _batch(lines: Sequence[Line]) -> Batch | None:
     numbers = [_numbers(each) for each in (*scores, loss, gpu, wall)]
     seeds = list(map(int, seed))
     if (
-        list(steps) != [each.steps for each in known]
-        or list(rows) != [each.rows for each in known]
+        list(zip(steps, rows, strict=True)) != [each.said for each in known]
         or None in numbers
         or max(seeds) > _LARGEST_SEED
     ):
@@ -154,6 +156,7 @@ def _batch(lines: Sequence[Line]) -> Batch | None:
         cells=[each.cell for each in known],
         provenances=list(provenances),
         seeds=array("I", seeds),
+        steps=[each.steps for each in known],
         finished_at=finished_at,
         wall_seconds=array("d", wall_seconds),
         gpu_seconds=array("d", gpu_seconds),

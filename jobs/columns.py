@@ -36,6 +36,7 @@ class Columns:
     cells: list[Cell] = field(default_factory=list)
     provenances: list[Provenance] = field(default_factory=list)
     seeds: array[int] = field(default_factory=lambda: array("I"))
+    steps: list[int] = field(default_factory=list)
     finished_at: list[datetime] = field(default_factory=list)
     wall_seconds: array[float] = field(default_factory=_doubles)
     gpu_seconds: array[float] = field(default_factory=_doubles)
@@ -60,6 +61,7 @@ class Columns:
             (self.cells, more.cells),
             (self.provenances, more.provenances),
             (self.seeds, more.seeds),
+            (self.steps, more.steps),
             (self.finished_at, more.finished_at),
             (self.wall_seconds, more.wall_seconds),
             (self.gpu_seconds, more.gpu_seconds),
@@ -70,12 +72,6 @@ class Columns:
         ):
             mine.extend(theirs)  # type: ignore[arg-type]  # each pair is of one kind
         return here
-
-    def steps(self) -> list[int]:
-        """Optimiser steps of each run: those of its cell."""
-        cells = {id(cell): cell for cell in self.cells}
-        steps = {name: cell.steps for name, cell in cells.items()}
-        return [steps[id(cell)] for cell in self.cells]
 
     def metric(self, name: str) -> list[float | None]:
         """One metric of each run; None where a run has none of that name."""
@@ -101,7 +97,7 @@ class Columns:
                 "metrics": dict(zip(names, self.scores[first : first + len(names)], strict=True)),
                 "validation_rows": dict(zip(cell.task.splits, cell.task.validation_rows, strict=True)),
                 "train_rows": cell.rows,
-                "steps": cell.steps,
+                "steps": self.steps[place],
                 "train_loss": self.train_losses[place],
                 "predictions": self.predictions[place * _HASH : (place + 1) * _HASH].decode(),
             },
