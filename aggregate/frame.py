@@ -208,7 +208,7 @@ def _each(
     of_result: Callable[[RunResult | DivergedRun], Any],
     of_columns: Callable[[Columns], Sequence[Any]],
 ) -> list[Any]:
-    """Something of every run, None where it has no result: it can be had from a result, or from columns for all places."""
+    """Something of every run, None where it has no result: had from a result, or from columns for all places."""
     values: list[Any] = []
     for part in parts:
         if isinstance(part, _Taken):
@@ -293,10 +293,10 @@ def _context_columns(model: Model, task: Task, recipe: Recipe) -> dict[str, Any]
 @lru_cache(1024)
 def _treatment_columns(treatment: Treatment, depth: int) -> dict[str, Any]:
     """The treatment's own fields, so that whoever computes with them reads no name, and what they come to."""
-    columns = {field: getattr(treatment, field) for field in type(treatment).model_fields if field != "kind"}
-    for field, column in {"layers": "redrawn", "frozen_layers": "frozen", "depth": "kept_depth"}.items():
-        if field in columns:
-            columns[column] = columns.pop(field)
+    columns = {name: getattr(treatment, name) for name in type(treatment).model_fields if name != "kind"}
+    for name, column in {"layers": "redrawn", "frozen_layers": "frozen", "depth": "kept_depth"}.items():
+        if name in columns:
+            columns[column] = columns.pop(name)
     return columns | {
         "treatment_kind": treatment.kind,
         "treatment": treatment_name(treatment),

@@ -48,8 +48,8 @@ class Known(NamedTuple):
     metrics: tuple[str, ...]
     """Names of the task's metrics, in the order of canonical JSON."""
     form: re.Pattern[str]
-    """Of lines, one below another: its groups are `finished_at`, `gpu_seconds`, all metrics, each metric, `predictions`,
-    `seed`, `steps`, `train_loss`, `rows` and `wall_seconds`."""
+    """Of lines, one below another: its groups are `finished_at`, `gpu_seconds`, all metrics, each metric,
+    `predictions`, `seed`, `steps`, `train_loss`, `rows` and `wall_seconds`."""
     steps: int
     said: tuple[str, str]
     """`steps`, and both kinds of rows, as a line has them."""
@@ -191,9 +191,9 @@ def _keys(
 def _numbers(texts: Sequence[str]) -> list[float] | None:
     """The floats that these are the one form of, which is Python's; None where one is not.
 
-    pydantic reads and writes a list ten times as quickly as Python does. Both write the shortest decimal that is read as
-    the same float, and of several the nearest, and neither uses an exponent between 1e-4 and 1e16. What it writes in
-    another way than it came is for Python to judge, so that this can be too strict here and nothing more.
+    pydantic reads and writes a list several times as quickly as Python does. Both write the shortest decimal that is
+    read as the same float, and of several the nearest, with an exponent only outside of 1e-4 to 1e16. What it would
+    write in another way than it came is for Python to judge.
     """
     joined = f"[{','.join(texts)}]"
     if not any(each in joined for each in _WRITTEN_OTHERWISE):

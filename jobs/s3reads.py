@@ -108,7 +108,7 @@ class SignedReads:
         return self._ask(f"{self._bucket}/{quote(key, safe='/-_.~')}", {}, most_bytes)
 
     def page(self, prefix: str, keys: int, *, after: str = "", token: str = "") -> Page | None:
-        """At most so many keys below `prefix`: the first, those after a name or where another page ended; or no answer."""
+        """At most so many keys below `prefix`: the first, or from after a name or where a page ended; or no answer."""
         query = {"encoding-type": "url", "list-type": "2", "max-keys": str(keys), "prefix": prefix}
         query |= {"continuation-token": token} if token else {"start-after": after} if after else {}
         data = self._ask(self._bucket or "/", query, MOST_PAGE_BYTES)

@@ -42,8 +42,8 @@ AHEAD: Final = 5_000
 WORTH: Final = 200
 """A snapshot is read where one in so many of its results may be wanted: a request takes as long as unpacking these."""
 
-Choice = Callable[[list[str]], list[int]]
-"""The places of those among some keys that are wanted. A key may be None."""
+Choice = Callable[[list[str | None]], list[int]]
+"""The places of those among some keys that are wanted."""
 
 
 class Snapshots:
@@ -169,7 +169,7 @@ class Snapshots:
 
 def _of_cells(digests: Container[str]) -> Choice:
     """Keys of all results of some cells."""
-    return lambda keys: [place for place, key in enumerate(keys) if key[5:69] in digests]
+    return lambda keys: [place for place, key in enumerate(keys) if key is not None and key[5:69] in digests]
 
 
 def _among(wanted: Container[str]) -> Choice:
