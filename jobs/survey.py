@@ -7,7 +7,7 @@ result is verified, wherever it came from.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -43,31 +43,24 @@ def survey(objects: PatientObjects, digests: Collection[str], recall: Recall) ->
         ConfigurationError: the store refuses.
     """
     passed_over: list[Damaged] = []
-    strays: list[Damaged] = []
-    left: set[str] = set()
     read = _Read(digests)
     snapshots = Snapshots(objects, recall)
     with no_collection(), ThreadPoolExecutor(1) as pool:
         # The server is at work on the listing, or far away: that time is ours.
         listing = pool.submit(objects.keys, "runs/")
-        ahead: dict[str, int | Verified] = {}
-        for some in snapshots.ahead(digests):
-            ahead.update(read.taken(some))
-        for key in listing.result():
-            if (digest := key[5:69]) in read.of_cell and key[69:70] == "/":
-                if (each := ahead.get(key)) is not None:
-                    read.of_cell[digest].append(each)
-                else:
-                    left.add(key)
-            elif not _OF_A_CELL.fullmatch(key):
-                strays.append(Damaged(key, "it is under no cell's digest"))
-        for some in snapshots.supply(left, passed_over):
-            for key, each in read.taken(some):
-                read.of_cell[key[5:69]].append(each)
-        for one in streamed(lambda key: objects.read(key, recall.verify), sorted(left)):
-            read.of_cell[one.key.split("/")[1]].append(one)
-        found = {digest: read.found(digest) for digest in digests}
-    return Survey(found, tuple(strays), tuple(passed_over))
+        for some in snapshots.ahead(read.of_cell):
+            read.take(some)
+        listed = listing.result()
+        read.keep(set(listed))
+        others = [key for key in listed if key not in read.at]
+        left = {key for key in others if key[69:70] == "/" and key[5:69] in read.of_cell}
+        for some in snapshots.supply(set(left), passed_over):
+            read.take(some)
+        for one in streamed(lambda key: objects.read(key, recall.verify), sorted(left.difference(read.at))):
+            read.add(one.key, one)
+        found = {digest: read.found(digest) for digest in read.of_cell}
+    strays = [key for key in others if key not in left and not _OF_A_CELL.fullmatch(key)]
+    return Survey(found, tuple(Damaged(key, "it is under no cell's digest") for key in strays), tuple(passed_over))
 
 
 class _Read:
@@ -75,14 +68,32 @@ class _Read:
 
     def __init__(self, digests: Collection[str]) -> None:
         self.columns = Columns()
+        self.at: dict[str, int | Verified | Damaged] = {}
+        """By key: the place in the columns, or what is there."""
         self.of_cell: dict[str, list[int | Verified | Damaged]] = {digest: [] for digest in digests}
-        """For each object the place in the columns, or what it is."""
+        """The same by cell."""
 
-    def taken(self, verified: Batch | Verified) -> Iterable[tuple[str, int | Verified]]:
-        """The same, and for each key where it is now."""
+    def take(self, verified: Batch | Verified) -> None:
+        """Of what comes twice the first counts: it is the same."""
         if isinstance(verified, Verified):
-            return [(verified.key, verified)]
-        return zip(verified.keys, self.columns.extend(verified.columns), strict=True)
+            self.add(verified.key, verified)
+            return
+        at, of_cell = self.at, self.of_cell
+        for key, place in zip(verified.keys, self.columns.extend(verified.columns), strict=True):
+            if key not in at:
+                at[key] = place
+                of_cell[key[5:69]].append(place)
+
+    def add(self, key: str, what: int | Verified | Damaged) -> None:
+        """What is under a key."""
+        if key not in self.at:
+            self.at[key] = what
+            self.of_cell[key[5:69]].append(what)
+
+    def keep(self, listed: Set[str]) -> None:
+        """Without what is not there any more."""
+        for key in self.at.keys() - listed:
+            self.of_cell[key[5:69]].remove(self.at.pop(key))
 
     def found(self, digest: str) -> Found:
         """What that comes to."""
