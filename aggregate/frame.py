@@ -135,7 +135,8 @@ def _frame(
         has = found.get(digest, Found(digest))
         named = study if isinstance(study, str) else study[digest]
         asked = set(entry.seeds)
-        seeds = dict.fromkeys([*entry.seeds, *sorted(has.done)])
+        # Mostly there is what was asked for, and nothing else.
+        seeds = dict.fromkeys(entry.seeds if has.done == asked else [*entry.seeds, *sorted(has.done)])
         runs["seed"] += seeds
         runs["planned"] += [seed in asked for seed in seeds]
         of_cell += [len(cells)] * len(seeds)

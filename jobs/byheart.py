@@ -49,10 +49,10 @@ class Known(NamedTuple):
     """Names of the task's metrics, in the order of canonical JSON."""
     form: re.Pattern[str]
     """Of lines, one below another: its groups are `finished_at`, `gpu_seconds`, all metrics, each metric,
-    `predictions`, `seed`, `steps`, `train_loss`, `rows` and `wall_seconds`."""
+    `predictions`, `seed`, `steps`, `train_loss`, `train_rows` and `wall_seconds`."""
     steps: int
     said: tuple[str, str]
-    """`steps`, and both kinds of rows, as a line has them."""
+    """`steps` and `train_rows`, as a line has them."""
 
 
 Line = tuple[str, bytes, Known, Provenance, bytes]
@@ -62,7 +62,7 @@ the provenance, a tab, and what comes after."""
 
 def known_of(cell: Cell) -> Known:
     """What there is to know of a cell."""
-    metrics, form, validation_rows = _of_task(cell.task)
+    metrics, form = _of_task(cell.task)
     steps = cell.steps
     return Known(
         head=b'{"cell":%s,"digest":"%s"' % (_written(cell), cell.digest.encode()),
@@ -71,15 +71,15 @@ def known_of(cell: Cell) -> Known:
         metrics=metrics,
         form=form,
         steps=steps,
-        said=(str(steps), f'"train_rows":{cell.rows},"validation_rows":{validation_rows}'),
+        said=(str(steps), str(cell.rows)),
     )
 
 
 @lru_cache(1024)
-def _of_task(task: Task) -> tuple[tuple[str, ...], re.Pattern[str], str]:
+def _of_task(task: Task) -> tuple[tuple[str, ...], re.Pattern[str]]:
     metrics = tuple(sorted(f"{split}/{metric}" for split in task.splits for metric in task.metrics))
     validation_rows = dict(zip(task.splits, task.validation_rows, strict=True))
-    return metrics, _form(metrics), canonical(validation_rows).decode()
+    return metrics, _form(metrics, canonical(validation_rows).decode())
 
 
 def _written(cell: Cell) -> bytes:
@@ -97,12 +97,12 @@ def _part(value: Model | Recipe | Task | Treatment | str) -> str:
 
 
 @lru_cache(256)
-def _form(metrics: tuple[str, ...]) -> re.Pattern[str]:
+def _form(metrics: tuple[str, ...], validation_rows: str) -> re.Pattern[str]:
     each = ",".join(f"{re.escape(json.dumps(name, ensure_ascii=False))}:{_NUMBER}" for name in metrics)
     return re.compile(
         rf'^,"finished_at":"{_TIME}","gpu_seconds":{_NUMBER},"metrics":(\{{{each}\}}),"predictions":"([0-9a-f]{{64}})"'
         rf'\t,"schema_version":1,"seed":(0|[1-9][0-9]{{0,9}}),"status":"done","steps":([0-9]+),"train_loss":{_NUMBER},'
-        rf'("train_rows":[^\t\n]*),"wall_seconds":{_NUMBER}\}}$',
+        rf'"train_rows":([0-9]+),"validation_rows":{re.escape(validation_rows)},"wall_seconds":{_NUMBER}\}}$',
         re.MULTILINE,
     )
 
