@@ -7,7 +7,7 @@ result is verified, wherever it came from.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Set
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -90,7 +90,7 @@ class _Read:
             self.at[key] = what
             self.of_cell[key[5:69]].append(what)
 
-    def keep(self, listed: Set[str]) -> None:
+    def keep(self, listed: set[str]) -> None:
         """Without what is not there any more."""
         for key in self.at.keys() - listed:
             self.of_cell[key[5:69]].remove(self.at.pop(key))
