@@ -51,9 +51,10 @@ class Recall:
         Raises:
             NotVerifiedError: as `jobs.found.verify` does.
         """
-        lines = self._lines([(key, data)], lambda *_: None)
-        batches, _ = by_heart(lines) if lines else ([], [])
-        return Verified(key, batches[0].columns.result(0)) if batches else self._in_full(key, data)
+        for lines in self._lines([(key, data)], lambda *_: None):
+            for batch in by_heart(lines)[0]:
+                return Verified(key, batch.columns.result(0))
+        return self._in_full(key, data)
 
     def those_verified(self, rows: Iterable[tuple[str, bytes]]) -> Iterator[Batch | Verified]:
         """What `verify` gives of these, in any order, without those that it refuses. Memory: all of them."""
@@ -63,10 +64,7 @@ class Recall:
             with suppress(NotVerifiedError):
                 in_full.append(self._in_full(key, data))
 
-        alike: dict[int, list[Line]] = {}
-        for line in self._lines(rows, at_length):
-            alike.setdefault(id(line[2].form), []).append(line)
-        for lines in alike.values():
+        for lines in self._lines(rows, at_length):
             batches, odd = by_heart(lines)
             yield from batches
             for line in odd:
@@ -112,10 +110,11 @@ class Recall:
                 self._elsewhere[without] = provenance
         return provenance
 
-    def _lines(self, rows: Iterable[tuple[str, bytes]], odd: Callable[[str, bytes], None]) -> list[Line]:
-        """Results without what is known of them; `odd` gets each whose cell is not known, or whose provenance is none,
-        before the next is looked at, which it may be learned for.
+    def _lines(self, rows: Iterable[tuple[str, bytes]], odd: Callable[[str, bytes], None]) -> list[list[Line]]:
+        """Results without what is known of them, those of one form together. Each whose cell is not known, or whose
+        provenance is none, is given to `odd` before the next is looked at, for which it may be learned.
         """
+        alike: dict[int, list[Line]] = {}
         lines: list[Line] = []
         digest, known, head, length = "", None, b"", 0
         middle, provenance = b"", None
@@ -124,6 +123,7 @@ class Recall:
                 digest = key[5:69]
                 if (known := self._cells.get(digest) or self._known(digest)) is not None:
                     head, length = known.head, len(known.head)
+                    lines = alike.setdefault(id(known.form), [])
             if known is None or not data.startswith(head):
                 odd(key, data)
                 continue
@@ -136,7 +136,7 @@ class Recall:
                     odd(key, data)
                     continue
             lines.append((key, data, known, provenance, data[length:begin] + b"\t" + data[begin + len(middle) :]))
-        return lines
+        return [lines for lines in alike.values() if lines]
 
 
 def _provenance(data: bytes) -> Provenance | None:
