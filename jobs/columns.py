@@ -1,7 +1,7 @@
 """`Columns`: many finished runs by column, each a `RunResult` only when somebody asks for it.
 
 Law: holds what `jobs.byheart` verified and nothing else, so that what it makes is what was stored. As an object a
-result takes 1.5 KiB and some microseconds, and most readers want a column of all of them and no object.
+result takes a kilobyte and some microseconds, and most readers want a column of all of them and no object.
 """
 
 from __future__ import annotations
