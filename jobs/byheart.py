@@ -111,11 +111,26 @@ def by_heart(lines: Sequence[Line]) -> tuple[list[Batch], list[Line]]:
     """The results of these lines, and the lines of which something is odd, whatever it is. Lines are of one form."""
     if (batch := _batch(lines)) is not None:
         return [batch], []
+    # Diverged runs, and results with more metrics than asked for, are of another form and no rarity.
+    plain: list[Line] = []
+    others: list[Line] = []
+    for line in lines:
+        is_plain = line[2].form.fullmatch(line[4].decode("ascii", "replace"))
+        (plain if is_plain else others).append(line)
+    batches, odd = _by_halves(plain)
+    return batches, odd + others
+
+
+def _by_halves(lines: Sequence[Line]) -> tuple[list[Batch], list[Line]]:
+    """The same, where it has to be found out which of them is odd."""
+    if not lines:
+        return [], []
+    if (batch := _batch(lines)) is not None:
+        return [batch], []
     if len(lines) == 1:
         return [], list(lines)
-    # Which of them it was is found out by halves.
     half = len(lines) // 2
-    (batches, odd), (more, odder) = by_heart(lines[:half]), by_heart(lines[half:])
+    (batches, odd), (more, odder) = _by_halves(lines[:half]), _by_halves(lines[half:])
     return batches + more, odd + odder
 
 

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jobs.byheart
-from jobs.byheart import Known, known_of
+from jobs.byheart import Known, Line, known_of
 from jobs.cell import Cell
 from jobs.columns import Batch, Columns, Rows, keys_of
 from jobs.found import NotVerifiedError, verify
 from jobs.recall import Recall
 from jobs.result import RunResult
 from jobs.tasks import GLUE
-from tests.make import a_cell, a_provenance, a_result
+from tests.make import a_cell, a_diverged, a_provenance, a_result
 
 CELLS = [a_cell(11), a_cell(task=GLUE["mnli"]), a_cell(task=GLUE["mrpc"], size=100), a_cell(task=GLUE["stsb"], size=7)]
 """Scored on one split, on two, by two metrics, and by two others."""
@@ -186,6 +186,22 @@ def test_halves_of_two_results_are_no_result(one: RunResult, other: RunResult, d
     right = {key for key, body in rows if is_verified(key, body)}
     several = Recall({cell.digest: cell for cell in CELLS}).those_verified(rows)
     assert {key for some in several for key in keys_of(some)} == right
+
+
+def test_diverged_runs_among_many_are_set_aside_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [a_diverged(CELLS[0], seed) if seed % 10 == 3 else a_result(CELLS[0], seed) for seed in range(100)]
+    judged: list[int] = []
+    batch = jobs.byheart._batch
+
+    def counted(lines: Sequence[Line]) -> Batch | None:
+        judged.append(len(lines))
+        return batch(lines)
+
+    monkeypatch.setattr(jobs.byheart, "_batch", counted)
+    several = list(Recall({CELLS[0].digest: CELLS[0]}).those_verified((one.key, one.to_bytes()) for one in results))
+    assert {key for some in several for key in keys_of(some)} == {one.key for one in results}
+    assert [len(some.keys) for some in several if isinstance(some, Batch)] == [90]
+    assert judged == [100, 90]
 
 
 def is_verified(key: str, data: bytes) -> bool:
