@@ -5,8 +5,10 @@ run that is not there has a row that says so: nothing is dropped, filled in or a
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import attrgetter, methodcaller
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, get_args
@@ -16,6 +18,7 @@ import pandas as pd
 
 from aggregate.text import counted
 from jobs.cell import Cell, Model, Recipe, Reinit, Treatment, canonical, treatment_name
+from jobs.columns import Columns, Rows
 from jobs.found import Found, State
 from jobs.memory import no_collection
 from jobs.plan import PlannedCell
@@ -120,53 +123,112 @@ def _frame(
     study: str | Mapping[str, str],
 ) -> pd.DataFrame:
     cells: list[dict[str, Any]] = []
-    provenances: dict[int, Provenance] = {}
+    contexts: list[dict[str, Any]] = []
+    treatments: list[dict[str, Any]] = []
     of_cell: list[int] = []
-    results: list[RunResult | DivergedRun | None] = []
+    parts: _Parts = []
     statuses: list[State] = []
     runs: dict[str, list[Any]] = {"seed": [], "planned": [], "status": statuses}
     reasons: dict[int, str] = {}
     for entry in planned:
-        digest = entry.cell.digest
+        cell, digest = entry.cell, entry.cell.digest
         has = found.get(digest, Found(digest))
-        attempts = failures.get(digest, Failures()).records
         named = study if isinstance(study, str) else study[digest]
         asked = set(entry.seeds)
-        seeds = dict.fromkeys([*entry.seeds, *sorted(has.done)])
+        # Mostly there is what was asked for, and nothing else.
+        seeds = dict.fromkeys(entry.seeds if has.done == asked else [*entry.seeds, *sorted(has.done)])
         runs["seed"] += seeds
         runs["planned"] += [seed in asked for seed in seeds]
         of_cell += [len(cells)] * len(seeds)
+        cells.append({"study": named, "families": entry.families, **_cell_columns(cell)})
+        contexts.append(_context_columns(cell.model, cell.task, cell.recipe))
+        treatments.append(_treatment_columns(cell.treatment, cell.model.layers))
+        if isinstance(has.results, Rows) and len(has.results) == len(seeds):
+            statuses += ["done"] * len(seeds)
+            _taken(parts, has.results.columns).places.extend(map(has.results.places.__getitem__, seeds))
+            continue
+        attempts = failures.get(digest, Failures()).records
+        results: list[RunResult | DivergedRun | None] = []
         for seed in seeds:
             # Where results contradict each other there is none.
-            result = has.results.get(seed)
+            results.append(result := has.results.get(seed))
             status = has.state(seed, attempts) if result is None else result.status
             if status == "failed":
-                reasons[len(results)] = [each.reason for each in attempts if each.seed in (seed, None)][-1]
+                reasons[len(statuses)] = [each.reason for each in attempts if each.seed in (seed, None)][-1]
             elif isinstance(result, DivergedRun):
-                reasons[len(results)] = _diverged(result)
-            if result is not None:
-                provenances.setdefault(id(result.provenance), result.provenance)
+                reasons[len(statuses)] = _diverged(result)
             statuses.append(status)
-            results.append(result)
-        cells.append({"study": named, "families": entry.families} | _cell_columns(entry.cell))
-    places = {known: place for place, known in enumerate(provenances)}
-    made = [_provenance_columns(each) for each in provenances.values()]
-    runs["reason"] = [reasons.get(place) for place in range(len(results))]
+        parts.append(results)
+    runs["reason"] = [reasons.get(place) for place in range(len(statuses))]
     for name in ("wall_seconds", "gpu_seconds", "finished_at"):
-        runs[name] = [None if result is None else getattr(result, name) for result in results]
-    runs["steps"] = [
-        result.steps if isinstance(result, RunResult) else result and result.diverged_step for result in results
+        runs[name] = _each(parts, attrgetter(name), attrgetter(name))
+    runs["steps"] = _each(
+        parts,
+        lambda result: result.steps if isinstance(result, RunResult) else result.diverged_step,
+        attrgetter("steps"),
+    )
+    metrics = {name: _each(parts, _metric(name), methodcaller("metric", name)) for name in _metrics(parts)}
+    headlines = [metrics.get(context["metric"]) for context in contexts]
+    runs["score"] = [
+        None if (headline := headlines[cell]) is None else headline[place] for place, cell in enumerate(of_cell)
     ]
-    measured = [result.metrics if isinstance(result, RunResult) else {} for result in results]
-    headlines = [cell["metric"] for cell in cells]
-    runs["score"] = [metrics.get(headlines[cell]) for metrics, cell in zip(measured, of_cell, strict=True)]
     columns = {name: pd.Series(values, dtype=DTYPES[name]) for name, values in runs.items()}
     columns |= _spread(cells, of_cell, _CELL)
-    columns |= _spread(made, [-1 if each is None else places[id(each.provenance)] for each in results], _PROVENANCE)
-    names = sorted({name for metrics in set(map(tuple, measured)) for name in metrics})
-    for name in names:
-        columns[f"metrics.{name}"] = pd.Series([metrics.get(name) for metrics in measured], dtype="Float64")
-    return pd.DataFrame({name: columns[name] for name in [*DTYPES, *(f"metrics.{name}" for name in names)]})
+    columns |= _spread(contexts, of_cell, _CONTEXT)
+    columns |= _spread(treatments, of_cell, _TREATMENT)
+    provenances = _each(parts, attrgetter("provenance"), attrgetter("provenances"))
+    known = {id(each): each for each in provenances if each is not None}
+    places = {each: place for place, each in enumerate(known)}
+    made = [_provenance_columns(each) for each in known.values()]
+    columns |= _spread(made, [places.get(id(each), -1) for each in provenances], _PROVENANCE)
+    columns |= {f"metrics.{name}": pd.Series(values, dtype="Float64") for name, values in metrics.items()}
+    return pd.DataFrame({name: columns[name] for name in [*DTYPES, *(f"metrics.{name}" for name in metrics)]})
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Runs one below another that are taken from columns, and so need not be made."""
+
+    columns: Columns
+    places: list[int] = field(default_factory=list)
+
+
+_Parts = list[_Taken | list[RunResult | DivergedRun | None]]
+
+
+def _taken(parts: _Parts, columns: Columns) -> _Taken:
+    """The last of the parts, if what comes next is from the same columns; else a new one."""
+    last = parts[-1] if parts else None
+    if not isinstance(last, _Taken) or last.columns is not columns:
+        parts.append(last := _Taken(columns))
+    return last
+
+
+def _each(
+    parts: _Parts,
+    of_result: Callable[[RunResult | DivergedRun], Any],
+    of_columns: Callable[[Columns], Sequence[Any]],
+) -> list[Any]:
+    """Something of every run, None where it has no result: had from a result, or from columns for all places."""
+    values: list[Any] = []
+    for part in parts:
+        if isinstance(part, _Taken):
+            values += map(of_columns(part.columns).__getitem__, part.places)
+        else:
+            values += [None if result is None else of_result(result) for result in part]
+    return values
+
+
+def _metrics(parts: _Parts) -> list[str]:
+    """Names of all metrics that a run has, sorted."""
+    named = _each(
+        parts, lambda result: tuple(result.metrics) if isinstance(result, RunResult) else (), attrgetter("metrics")
+    )
+    return sorted({name for names in set(named) - {None} for name in names})
+
+
+def _metric(name: str) -> Callable[[RunResult | DivergedRun], float | None]:
+    return lambda result: result.metrics.get(name) if isinstance(result, RunResult) else None
 
 
 _PROVENANCE: Final = ("numerics", "device", "weights_sha256", "rows_sha256", "git_commit", "image")
@@ -181,17 +243,21 @@ _RUN: Final = (
     "finished_at",
     "reason",
 )
-_CELL: Final = tuple(name for name in DTYPES if name not in {*_RUN, *_PROVENANCE})
-"""Columns by what they are of: those of a cell, and of a provenance, are made once for all their runs."""
+_CELL: Final = ("study", "families", "digest", "cell", "size", "rows")
+_CONTEXT: Final = ("model", "task", "recipe", "context", "depth", "metric", "chance")
+_TREATMENT: Final = tuple(name for name in DTYPES if name not in {*_RUN, *_PROVENANCE, *_CELL, *_CONTEXT})
+"""Columns by what they are of: each is made once for all the runs that have it in common."""
 
 
 def _spread(records: list[dict[str, Any]], places: list[int], names: Iterable[str]) -> "dict[str, pd.Series[Any]]":
     """A row for each place, which is that of a record; of none for -1."""
-    at = np.array(places, dtype=np.intp)
+    known = {id(record): record for record in records}
+    numbers = {each: number for number, each in enumerate(known)}
+    at = np.array([*(numbers[id(record)] for record in records), len(known)], dtype=np.intp)[places]
     spread: dict[str, pd.Series[Any]] = {}
     for name in names:
-        column = pd.Series([*(record.get(name) for record in records), None], dtype=DTYPES[name])
-        spread[name] = column.take(at % len(column)).reset_index(drop=True)
+        column = pd.Series([*(record.get(name) for record in known.values()), None], dtype=DTYPES[name])
+        spread[name] = column.take(at).reset_index(drop=True)
     return spread
 
 
@@ -205,42 +271,40 @@ def read_frame(source: Path | BinaryIO) -> pd.DataFrame:
 
 
 def _cell_columns(cell: Cell) -> dict[str, Any]:
+    """What is a cell's own."""
+    return {"digest": cell.digest, "cell": cell.name, "size": str(cell.size), "rows": cell.rows}
+
+
+@lru_cache(1024)
+def _context_columns(model: Model, task: Task, recipe: Recipe) -> dict[str, Any]:
+    """Cells of one context are many: what is the same in them is written once."""
+    same = {"model": model, "task": task, "recipe": recipe}
+    fields = {name: value.model_dump(mode="json") for name, value in same.items()}
     return {
-        "digest": cell.digest,
-        "cell": cell.name,
-        "model": cell.model.name,
-        "task": cell.task.name,
-        "size": str(cell.size),
-        "rows": cell.rows,
-        "recipe": recipe_name(cell.recipe),
-        "context": _context(cell.model, cell.task, cell.recipe),
-        "treatment_kind": cell.treatment.kind,
-        "treatment": treatment_name(cell.treatment),
-        "variant": variant_name(cell),
-        **_treatment_columns(cell.treatment),
-        "depth": cell.model.layers,
-        "preserved_layers": preserved_layers(cell),
-        "is_plain": cell.treatment == Reinit(),
-        "metric": cell.task.headline,
-        "chance": chance(cell),
+        "model": model.name,
+        "task": task.name,
+        "recipe": recipe_name(recipe),
+        "context": hashlib.sha256(canonical(fields)).hexdigest()[:12],
+        "depth": model.layers,
+        "metric": task.headline,
+        "chance": chance(task),
     }
 
 
 @lru_cache(1024)
-def _context(model: Model, task: Task, recipe: Recipe) -> str:
-    """Cells of one context are many: what is the same in them is written once."""
-    same = {"model": model, "task": task, "recipe": recipe}
-    fields = {name: value.model_dump(mode="json") for name, value in same.items()}
-    return hashlib.sha256(canonical(fields)).hexdigest()[:12]
-
-
-def _treatment_columns(treatment: Treatment) -> dict[str, Any]:
-    """The treatment's own fields, so that whoever computes with them reads no name."""
-    columns = {field: getattr(treatment, field) for field in type(treatment).model_fields if field != "kind"}
-    for field, column in {"layers": "redrawn", "frozen_layers": "frozen", "depth": "kept_depth"}.items():
-        if field in columns:
-            columns[column] = columns.pop(field)
-    return columns
+def _treatment_columns(treatment: Treatment, depth: int) -> dict[str, Any]:
+    """The treatment's own fields, so that whoever computes with them reads no name, and what they come to."""
+    columns = {name: getattr(treatment, name) for name in type(treatment).model_fields if name != "kind"}
+    for name, column in {"layers": "redrawn", "frozen_layers": "frozen", "depth": "kept_depth"}.items():
+        if name in columns:
+            columns[column] = columns.pop(name)
+    return columns | {
+        "treatment_kind": treatment.kind,
+        "treatment": treatment_name(treatment),
+        "variant": variant_name(treatment),
+        "preserved_layers": preserved_layers(treatment, depth),
+        "is_plain": treatment == Reinit(),
+    }
 
 
 def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -260,18 +324,16 @@ def _provenance_columns(provenance: Provenance) -> dict[str, Any]:
     return {name: getattr(provenance, name) for name in _PROVENANCE}
 
 
-def preserved_layers(cell: Cell) -> int | None:
+def preserved_layers(treatment: Treatment, depth: int) -> int | None:
     """The k such that exactly the layers k, k + 1, ... up to the top are redrawn; k = depth where none is."""
-    if not isinstance(cell.treatment, Reinit):
+    if not isinstance(treatment, Reinit):
         return None
-    depth = cell.model.layers
-    k = depth - len(cell.treatment.layers)
-    return k if cell.treatment.layers == tuple(range(k, depth)) else None
+    k = depth - len(treatment.layers)
+    return k if treatment.layers == tuple(range(k, depth)) else None
 
 
-def variant_name(cell: Cell) -> str:
+def variant_name(treatment: Treatment) -> str:
     """How a redraw departs from the plain one, whichever layers it takes; empty where it does not."""
-    treatment = cell.treatment
     if not isinstance(treatment, Reinit):
         return ""
     words = {
@@ -284,7 +346,6 @@ def variant_name(cell: Cell) -> str:
     return ", ".join(word for word, applies in words.items() if applies)
 
 
-@lru_cache(1024)
 def recipe_name(recipe: Recipe) -> str:
     """The fields in which a recipe departs from the paper's, and their values; empty where it does not."""
     values, paper = recipe.model_dump(mode="json"), Recipe().model_dump(mode="json")
@@ -296,10 +357,10 @@ def recipe_name(recipe: Recipe) -> str:
     return ", ".join(words + [f"{name} {value}" for name, value in values.items() if value != paper[name]])
 
 
-def chance(cell: Cell) -> float | None:
+def chance(task: Task) -> float | None:
     """Score of a guess that ignores the text, where labels need not be seen to know it.
 
     Accuracy: one over the number of classes, guessed evenly (always the commonest class scores a little more). Matthews
     correlation: 0. None for metrics whose guess depends on how common each label is.
     """
-    return {"accuracy": 1 / cell.task.outputs, "matthews": 0.0}.get(cell.task.metrics[0])
+    return {"accuracy": 1 / task.outputs, "matthews": 0.0}.get(task.metrics[0])

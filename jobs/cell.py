@@ -289,6 +289,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical(value: object) -> bytes:
     """Canonical JSON: sorted keys, no blanks, UTF-8, shortest float repr, -0.0 as 0.0, no NaN or infinity."""
 
@@ -301,12 +304,9 @@ def canonical(value: object) -> bytes:
             return [plain(inner) for inner in item]
         return item
 
-    def text(item: object) -> str:
-        return json.dumps(item, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
     # Walking through a value takes longer than writing it, and a minus is rare.
-    written = text(value)
-    return (text(plain(value)) if "-0.0" in written else written).encode("utf-8")
+    written = _CANONICAL.encode(value)
+    return (_CANONICAL.encode(plain(value)) if "-0.0" in written else written).encode("utf-8")
 
 
 def layer_ranges(layers: tuple[int, ...]) -> str:

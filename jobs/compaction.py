@@ -14,6 +14,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Final
 
+from jobs.columns import keys_of
 from jobs.found import Damaged
 from jobs.patient import PatientObjects
 from jobs.recall import Recall
@@ -102,7 +103,7 @@ def _survey(snapshots: Snapshots, missing: set[str]) -> _Survey:
     passed_over: list[Damaged] = []
     for key in snapshots.keys(passed_over):
         wrong: list[Damaged] = []
-        live = {verified.key for verified in snapshots.verified(key, missing, wrong)}
+        live = set(chain.from_iterable(map(keys_of, snapshots.verified(key, missing, wrong))))
         if wrong:
             passed_over += wrong
         if len(live) * 4 >= rows_in(key) * 3 and rows_in(key) * 2 >= ROWS:

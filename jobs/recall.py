@@ -9,15 +9,16 @@ bytes, they are in the one form that results are written in, with nothing beside
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Final
 
 from pydantic import ValidationError
 
-from jobs.byheart import Known, Line, by_heart, known_of, moved, unchecked
+from jobs.byheart import Known, Line, by_heart, known_of
 from jobs.cell import Cell, canonical
+from jobs.columns import Batch, moved, unchecked
 from jobs.found import NotVerifiedError, Verified, verify
 from jobs.result import Provenance, RunResult
 
@@ -50,26 +51,25 @@ class Recall:
         Raises:
             NotVerifiedError: as `jobs.found.verify` does.
         """
-        line = self._line(key, data)
-        verified = None if line is None else by_heart([line])[0]
-        return verified or self._in_full(key, data)
+        for lines in self._lines([(key, data)], lambda *_: None):
+            for batch in by_heart(lines)[0]:
+                return Verified(key, batch.columns.result(0))
+        return self._in_full(key, data)
 
-    def those_verified(self, rows: Iterable[tuple[str, bytes]]) -> Iterator[Verified]:
+    def those_verified(self, rows: Iterable[tuple[str, bytes]]) -> Iterator[Batch | Verified]:
         """What `verify` gives of these, in any order, without those that it refuses. Memory: all of them."""
-        alike: dict[tuple[str, ...], list[Line]] = {}
-        for key, data in rows:
-            if (line := self._line(key, data)) is not None:
-                alike.setdefault(line.known.metrics, []).append(line)
-                continue
+        in_full: list[Verified] = []
+
+        def at_length(key: str, data: bytes) -> None:
             with suppress(NotVerifiedError):
-                yield self._in_full(key, data)
-        for lines in alike.values():
-            for line, verified in zip(lines, by_heart(lines), strict=True):
-                if verified is not None:
-                    yield verified
-                else:
-                    with suppress(NotVerifiedError):
-                        yield self._in_full(line.key, line.data)
+                in_full.append(self._in_full(key, data))
+
+        for lines in self._lines(rows, at_length):
+            batches, odd = by_heart(lines)
+            yield from batches
+            for line in odd:
+                at_length(line[0], line[1])
+        yield from in_full
 
     def _known(self, digest: str) -> Known | None:
         if (known := self._cells.get(digest)) is None and (cell := self._given.get(digest)) is not None:
@@ -110,19 +110,33 @@ class Recall:
                 self._elsewhere[without] = provenance
         return provenance
 
-    def _line(self, key: str, data: bytes) -> Line | None:
-        """A result without what is known of it; None where its cell is not known, or its provenance is none."""
-        digest = key[5:69]
-        known = self._cells.get(digest) or self._known(digest)
-        if known is None or not data.startswith(known.head):
-            return None
-        head = len(known.head)
-        begin, end = data.find(_PROVENANCE, head), data.rfind(_SCHEMA)
-        known_bytes = data[begin + len(_PROVENANCE) : end]
-        provenance = self._provenances.get(known_bytes) or self._provenance(known_bytes)
-        if provenance is None:
-            return None
-        return Line(key, data, known, provenance, (data[head:begin] + b"\t" + data[end:]).decode("latin-1"))
+    def _lines(self, rows: Iterable[tuple[str, bytes]], odd: Callable[[str, bytes], None]) -> list[list[Line]]:
+        """Results without what is known of them, those of one form together. Each whose cell is not known, or whose
+        provenance is none, is given to `odd` before the next is looked at, for which it may be learned.
+        """
+        alike: dict[int, list[Line]] = {}
+        lines: list[Line] = []
+        digest, known, head, length = "", None, b"", 0
+        middle, provenance = b"", None
+        for key, data in rows:
+            if known is None or key[5:69] != digest:
+                digest = key[5:69]
+                if (known := self._cells.get(digest) or self._known(digest)) is not None:
+                    head, length = known.head, len(known.head)
+                    lines = alike.setdefault(id(known.form), [])
+            if known is None or not data.startswith(head):
+                odd(key, data)
+                continue
+            begin = data.find(_PROVENANCE, length)
+            # Results of one pod mostly come one after another, too.
+            if provenance is None or not data.startswith(middle, begin):
+                middle = data[begin : data.rfind(_SCHEMA)]
+                said = middle[len(_PROVENANCE) :]
+                if (provenance := self._provenances.get(said) or self._provenance(said)) is None:
+                    odd(key, data)
+                    continue
+            lines.append((key, data, known, provenance, data[length:begin] + b"\t" + data[begin + len(middle) :]))
+        return [lines for lines in alike.values() if lines]
 
 
 def _provenance(data: bytes) -> Provenance | None:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 from jobs.errors import ConfigurationError, ReinitError, TransientError
@@ -125,7 +126,11 @@ class S3Objects:
         return self._ask(key, "read", read)
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """One LIST a thousand keys; of more than that, several at a time."""
+        """One LIST a thousand keys; of more than that, several at a time. boto3 lists what cannot be plainly read."""
+        seen = self._reads
+        if seen is not None and (listed := self._listed(seen, self._below(prefix))) is not None:
+            yield from listed
+            return
         token = ""
         while True:
             page = self._page(prefix, token)
@@ -134,8 +139,8 @@ class S3Objects:
             yield from (name.removeprefix(self.prefix) for name in names)
             if not page["IsTruncated"]:
                 return
-            if not token and names and self._reads is not None:
-                rest = in_shards(self._reads, self.prefix + prefix, names, PAGE_KEYS)
+            if not token and names and self._reads is not None and self._reads is not seen:
+                rest = in_shards(self._reads, self._below(prefix), names, PAGE_KEYS)
                 if rest is not None:
                     yield from (name.removeprefix(self.prefix) for name in rest if not name.endswith("/"))
                     return
@@ -145,13 +150,26 @@ class S3Objects:
                 )
             token = page["NextContinuationToken"]
 
+    def _listed(self, reads: SignedReads, below: str) -> list[str] | None:
+        """What boto3 would list; None where there is no plain answer, or nothing at all, which is for boto3 to say."""
+        if not (first := reads.page(below, PAGE_KEYS)) or not first.keys:
+            return None
+        rest = in_shards(reads, below, list(first.keys), PAGE_KEYS) if first.token else []
+        if rest is None:
+            return None
+        length = len(self.prefix)
+        return [name[length:] for name in chain(first.keys, rest) if not name.endswith("/")]
+
     def delete(self, key: str) -> None:
         """One DELETE, which also succeeds where there is nothing. It takes s3:DeleteObject on what is deletable."""
         full = self.prefix + check_deletable(key)
         self._ask(key, "deleted", lambda client: client.delete_object(Bucket=self.bucket, Key=full))
 
+    def _below(self, prefix: str) -> str:
+        return self.prefix + check_key(prefix.rstrip("/")) + "/"
+
     def _page(self, prefix: str, token: str) -> ListObjectsV2OutputTypeDef:
-        below = self.prefix + check_key(prefix.rstrip("/")) + "/"
+        below = self._below(prefix)
         where: ListObjectsV2RequestTypeDef = {"Bucket": self.bucket, "Prefix": below, "MaxKeys": PAGE_KEYS}
         if token:
             where["ContinuationToken"] = token

@@ -108,9 +108,9 @@ class SignedReads:
         return self._ask(f"{self._bucket}/{quote(key, safe='/-_.~')}", {}, most_bytes)
 
     def page(self, prefix: str, keys: int, *, after: str = "", token: str = "") -> Page | None:
-        """At most so many keys below `prefix`, from after a name or where another page ended, or no answer."""
+        """At most so many keys below `prefix`: the first, or from after a name or where a page ended; or no answer."""
         query = {"encoding-type": "url", "list-type": "2", "max-keys": str(keys), "prefix": prefix}
-        query |= {"continuation-token": token} if token else {"start-after": after}
+        query |= {"continuation-token": token} if token else {"start-after": after} if after else {}
         data = self._ask(self._bucket or "/", query, MOST_PAGE_BYTES)
         return None if data is None else _page(data, prefix)
 
@@ -299,14 +299,17 @@ def _chunks(answers: BinaryIO, most_bytes: int) -> bytes | None:
 
 
 def _page(data: bytes, prefix: str) -> Page | None:
-    truncated, tokens = _TRUNCATED.findall(data), _TOKEN.findall(data)
-    found = re.findall(rb"<Key>([^<&]*)</Key>", data)
-    is_listing = b"<ListBucketResult" in data[:300] and data.rstrip().endswith(b"</ListBucketResult>")
-    if not is_listing or len(truncated) != 1 or len(found) != data.count(b"<Contents>"):
+    if b"<ListBucketResult" not in data[:300] or not data.rstrip().endswith(b"</ListBucketResult>"):
         return None
-    text = b"\n".join(found).replace(b"%2F", b"/").decode()
-    keys = text.split("\n") if found else []
-    if "%" in text or "+" in text:
+    head, *entries = data.split(b"<Key>")
+    around = head + b"".join(entries[-1:])
+    truncated, tokens = _TRUNCATED.findall(around), _TOKEN.findall(around)
+    text = b"\n".join([entry.partition(b"</Key>")[0] for entry in entries])
+    if len(truncated) != 1 or len(entries) != data.count(b"<Contents>") or b"<" in text or b"&" in text:
+        return None
+    names = text.replace(b"%2F", b"/").decode()
+    keys = names.split("\n") if entries else []
+    if "%" in names or "+" in names:
         keys = [unquote_plus(key) for key in keys]
     # Between two names that begin with it are none that do not.
     if keys and not (min(keys).startswith(prefix) and max(keys).startswith(prefix)):

@@ -14,13 +14,13 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Collection, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any, Final
 
+from jobs.columns import Batch, keys_of
 from jobs.errors import ConfigurationError, TransientError
 from jobs.found import Damaged, NotVerifiedError, Verified
 from jobs.patient import PatientObjects
@@ -41,6 +41,9 @@ AHEAD: Final = 5_000
 """A snapshot of so many is read while the results are still being listed; a listing of fewer is soon over."""
 WORTH: Final = 200
 """A snapshot is read where one in so many of its results may be wanted: a request takes as long as unpacking these."""
+
+Choice = Callable[[list[str | None]], list[int]]
+"""The places of those among some keys that are wanted."""
 
 
 class Snapshots:
@@ -66,7 +69,7 @@ class Snapshots:
         foreign += [Damaged(key, "the name is no snapshot's") for key in listed if not KEY.fullmatch(key)]
         return sorted((key for key in listed if KEY.fullmatch(key)), key=lambda key: (-rows_in(key), key))
 
-    def ahead(self, digests: Collection[str]) -> Iterator[Verified]:
+    def ahead(self, digests: Collection[str]) -> Iterator[Batch | Verified]:
         """What large snapshots have of these cells, before it is known what is listed: so it is for the listing to say
         which of it exists. Nothing is an error, and nothing named: what is wrong with a snapshot is met by `supply`.
         """
@@ -76,12 +79,12 @@ class Snapshots:
             for key in self.keys([]):
                 if AHEAD <= rows_in(key) <= len(digests) * WORTH:
                     wrong: list[Damaged] = []
-                    for rows in self._groups(key, _OfCells(digests), wrong):
+                    for rows in self._groups(key, _of_cells(digests), wrong):
                         yield from self._recall.those_verified(rows)
                     if not wrong:
                         self._read.add(key)
 
-    def supply(self, wanted: set[str], damaged: list[Damaged]) -> Iterator[Verified]:
+    def supply(self, wanted: set[str], damaged: list[Damaged]) -> Iterator[Batch | Verified]:
         """The results under `wanted`, as far as snapshots have them; each is taken out of `wanted` first.
 
         Args:
@@ -118,12 +121,12 @@ class Snapshots:
             else:
                 damaged += wrong
 
-    def verified(self, key: str, wanted: set[str], damaged: list[Damaged]) -> Iterator[Verified]:
+    def verified(self, key: str, wanted: set[str], damaged: list[Damaged]) -> Iterator[Batch | Verified]:
         """What one snapshot has of `wanted`, from which it is taken out."""
-        for rows in self._groups(key, wanted, damaged):
+        for rows in self._groups(key, _among(wanted), damaged):
             # What is refused may be damage of the object: that is for a read of the object to say.
             for verified in self._recall.those_verified(rows):
-                wanted.discard(verified.key)
+                wanted.difference_update(keys_of(verified))
                 yield verified
 
     def _listed(self, keys: list[str], key: str) -> list[str]:
@@ -135,11 +138,9 @@ class Snapshots:
 
     def bodies(self, key: str, wanted: Collection[str], damaged: list[Damaged]) -> Iterator[tuple[str, bytes]]:
         """What one snapshot says that the objects under `wanted` hold, not verified. Memory: one row group."""
-        return chain.from_iterable(self._groups(key, wanted, damaged))
+        return chain.from_iterable(self._groups(key, _among(wanted), damaged))
 
-    def _groups(
-        self, key: str, wanted: Container[str], damaged: list[Damaged]
-    ) -> Iterator[Iterable[tuple[str, bytes]]]:
+    def _groups(self, key: str, choice: Choice, damaged: list[Damaged]) -> Iterator[Iterable[tuple[str, bytes]]]:
         """The same by row group."""
         try:
             read = self._objects.read(key, _whole)
@@ -151,7 +152,7 @@ class Snapshots:
         from pyarrow import ArrowException
 
         try:
-            yield from _row_groups(key, read, wanted)
+            yield from _row_groups(key, read, choice)
         except (ArrowException, NotVerifiedError, OSError, ValueError) as error:
             damaged.append(Damaged(key, f"not a snapshot of this program: {' '.join(str(error).split())[:200]}"))
 
@@ -166,14 +167,14 @@ class Snapshots:
         return self._objects.write(f"{PREFIX}{hashlib.sha256(data).hexdigest()}.{count}.parquet", data)
 
 
-@dataclass(frozen=True, slots=True)
-class _OfCells(Container[str]):
+def _of_cells(digests: Container[str]) -> Choice:
     """Keys of all results of some cells."""
+    return lambda keys: [place for place, key in enumerate(keys) if key is not None and key[5:69] in digests]
 
-    digests: Container[str]
 
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and key[69:70] == "/" and key[5:69] in self.digests
+def _among(wanted: Container[str]) -> Choice:
+    """These keys."""
+    return lambda keys: [place for place, key in enumerate(keys) if key in wanted]
 
 
 def can_read() -> bool:
@@ -229,7 +230,7 @@ def _whole(key: str, data: bytes) -> bytes:
     return data
 
 
-def _row_groups(key: str, data: bytes, wanted: Container[str]) -> Iterator[list[tuple[str, bytes]]]:
+def _row_groups(key: str, data: bytes, choice: Choice) -> Iterator[list[tuple[str, bytes]]]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
@@ -245,7 +246,7 @@ def _row_groups(key: str, data: bytes, wanted: Container[str]) -> Iterator[list[
             raise NotVerifiedError(f"a row group of {size:,} bytes")
         # By way of numpy, which is several times as quick as `to_pylist`.
         keys = file.read_row_group(number, columns=["key"])["key"].to_numpy().tolist()
-        chosen = [place for place, name in enumerate(keys) if name in wanted]
+        chosen = choice(keys)
         if not chosen:
             continue
         bodies = file.read_row_group(number, columns=["body"])["body"]

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+from jobs.columns import Batch, Columns, Rows
 from jobs.found import Damaged, Found, Verified, settle
 from jobs.memory import no_collection
 from jobs.patient import PatientObjects
@@ -41,35 +42,76 @@ def survey(objects: PatientObjects, digests: Collection[str], recall: Recall) ->
         TransientError: not all could be read.
         ConfigurationError: the store refuses.
     """
-    read: dict[str, list[Verified | Damaged]] = {digest: [] for digest in digests}
-    left: set[str] = set()
-    strays: list[Damaged] = []
     passed_over: list[Damaged] = []
+    read = _Read(digests)
     snapshots = Snapshots(objects, recall)
     with no_collection(), ThreadPoolExecutor(1) as pool:
         # The server is at work on the listing, or far away: that time is ours.
         listing = pool.submit(objects.keys, "runs/")
-        ahead = {each.key: each for each in snapshots.ahead(read)}
-        for key in listing.result():
-            if key[69:70] == "/" and key[5:69] in read:
-                if (each := ahead.get(key)) is not None:
-                    read[key[5:69]].append(each)
-                else:
-                    left.add(key)
-            elif not _OF_A_CELL.fullmatch(key):
-                strays.append(Damaged(key, "it is under no cell's digest"))
-        for each in snapshots.supply(left, passed_over):
-            read[each.result.digest].append(each)
-        for one in streamed(lambda key: objects.read(key, recall.verify), sorted(left)):
-            read[one.key.split("/")[1]].append(one)
-        found = {digest: _settled(digest, of_cell) for digest, of_cell in read.items()}
-    return Survey(found, tuple(strays), tuple(passed_over))
+        for some in snapshots.ahead(read.places):
+            read.take(some)
+        listed = listing.result()
+        read.keep(set(listed))
+        others = [key for key in listed if key not in read.at]
+        left = {key for key in others if key[69:70] == "/" and key[5:69] in read.places}
+        for some in snapshots.supply(set(left), passed_over):
+            read.take(some)
+        for one in streamed(lambda key: objects.read(key, recall.verify), sorted(left.difference(read.at))):
+            read.add(one)
+        found = {digest: read.found(digest) for digest in read.places}
+    strays = [key for key in others if key not in left and not _OF_A_CELL.fullmatch(key)]
+    return Survey(found, tuple(Damaged(key, "it is under no cell's digest") for key in strays), tuple(passed_over))
 
 
-def _settled(digest: str, read: list[Verified | Damaged]) -> Found:
-    verified = [each for each in read if isinstance(each, Verified)]
-    results = {each.result.seed: each.result for each in verified}
-    if len(results) == len(read):
-        # One object a run, as nearly always: nothing to settle.
-        return Found(digest, dict(sorted(results.items())))
-    return settle(digest, verified, [each for each in read if isinstance(each, Damaged)])
+class _Read:
+    """What was read of some cells, by column where it came so. Of what comes twice the first counts: it is the same."""
+
+    def __init__(self, digests: Collection[str]) -> None:
+        self.columns = Columns()
+        self.at: dict[str, int | Verified | Damaged] = {}
+        """By key: the place in the columns, or what is there."""
+        self.places: dict[str, list[int]] = {digest: [] for digest in digests}
+        """Those of a cell."""
+        self.others: dict[str, list[Verified | Damaged]] = {}
+        """What else there is of a cell."""
+
+    def take(self, verified: Batch | Verified) -> None:
+        """From a snapshot."""
+        if isinstance(verified, Verified):
+            self.add(verified)
+            return
+        at, places = self.at, self.places
+        for key, place in zip(verified.keys, self.columns.extend(verified.columns), strict=True):
+            if key not in at:
+                at[key] = place
+                places[key[5:69]].append(place)
+
+    def add(self, one: Verified | Damaged) -> None:
+        """By itself."""
+        if one.key not in self.at:
+            self.at[one.key] = one
+            self.others.setdefault(one.key[5:69], []).append(one)
+
+    def keep(self, listed: set[str]) -> None:
+        """Without what is not there any more."""
+        for key in self.at.keys() - listed:
+            gone = self.at.pop(key)
+            if isinstance(gone, int):
+                self.places[key[5:69]].remove(gone)
+            else:
+                self.others[key[5:69]].remove(gone)
+
+    def found(self, digest: str) -> Found:
+        """What that comes to."""
+        places, others = self.places[digest], self.others.get(digest, [])
+        seeds = dict(zip(map(self.columns.seeds.__getitem__, places), places, strict=True))
+        if len(seeds) == len(places) and not others:
+            # One object a run, as nearly always: nothing to settle.
+            return Found(digest, Rows(self.columns, dict(sorted(seeds.items()))))
+        verified = [each for each in others if isinstance(each, Verified)]
+        results = [*map(self.columns.result, places), *(each.result for each in verified)]
+        by_seed = {result.seed: result for result in results}
+        if len(by_seed) == len(places) + len(others):
+            return Found(digest, dict(sorted(by_seed.items())))
+        verified += [Verified(result.key, result) for result in results[: len(places)]]
+        return settle(digest, verified, [each for each in others if isinstance(each, Damaged)])

@@ -1,12 +1,20 @@
+from collections import defaultdict
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from aggregate.frame import DTYPES, chance, preserved_layers, read_frame, recipe_name, variant_name
-from jobs.cell import Epochs, Probe, Recipe, Reinit, Steps, Treatment
-from jobs.found import Contradiction
+from aggregate.frame import DTYPES, chance, frame, preserved_layers, read_frame, recipe_name, variant_name
+from jobs.cell import Cell, Epochs, Probe, Recipe, Reinit, Steps, Treatment
+from jobs.columns import Batch, Columns, Rows
+from jobs.found import Contradiction, Found
+from jobs.recall import Recall
+from jobs.result import RunResult
 from jobs.tasks import GLUE
 from tests.aggregate.runs import (
     a_frame,
@@ -124,7 +132,7 @@ def test_the_frame_is_the_same_whatever_order_results_come_in() -> None:
     ],
 )
 def test_preserved_layers_are_counted_below_a_redrawn_top(treatment: Reinit, k: int | None) -> None:
-    assert preserved_layers(cell(treatment)) == k
+    assert preserved_layers(treatment, 4) == k
 
 
 def test_cells_of_one_model_task_and_recipe_share_a_context_and_no_others_do() -> None:
@@ -141,10 +149,10 @@ def test_cells_of_one_model_task_and_recipe_share_a_context_and_no_others_do() -
 
 
 def test_a_variant_is_named_by_what_departs() -> None:
-    assert variant_name(cell(preserving(1))) == ""
-    assert variant_name(cell(permuted(1, 0, 2, 3))) == ""
+    assert variant_name(preserving(1)) == ""
+    assert variant_name(permuted(1, 0, 2, 3)) == ""
     odd = preserving(1, init="released", keep_layernorm=True, lr_scale=5, pooler="redraw", frozen_layers=(3,))
-    assert variant_name(cell(odd)) == "init released, LayerNorm kept, learning rate ×5, pooler redrawn, frozen layers 3"
+    assert variant_name(odd) == "init released, LayerNorm kept, learning rate ×5, pooler redrawn, frozen layers 3"
 
 
 def test_a_recipe_is_named_by_what_departs_from_the_papers() -> None:
@@ -154,10 +162,10 @@ def test_a_recipe_is_named_by_what_departs_from_the_papers() -> None:
 
 
 def test_chance_is_known_where_the_metric_alone_fixes_it() -> None:
-    assert chance(cell(task=GLUE["cola"])) == 0
-    assert chance(cell(task=GLUE["mnli"])) == 1 / 3
-    assert chance(cell(task=GLUE["stsb"])) is None
-    assert chance(cell(task=GLUE["mrpc"])) is None
+    assert chance(GLUE["cola"]) == 0
+    assert chance(GLUE["mnli"]) == 1 / 3
+    assert chance(GLUE["stsb"]) is None
+    assert chance(GLUE["mrpc"]) is None
 
 
 def test_a_treatments_fields_are_columns_and_each_is_empty_for_other_treatments() -> None:
@@ -185,3 +193,59 @@ def test_the_frame_comes_back_from_parquet_as_it_was(tmp_path: Path) -> None:
     before = a_frame(plans, [result(plans[0].cell, 1, 0.5)])
     before.to_parquet(tmp_path / "runs.parquet", index=False)
     pd.testing.assert_frame_equal(read_frame(tmp_path / "runs.parquet"), before)
+
+
+# ------------------------------------------------------------------------------------- from columns and from objects
+
+
+def by_column(results: Iterable[RunResult]) -> dict[str, Rows]:
+    """Results by cell, all in the same columns."""
+    columns, places = Columns(), defaultdict[str, dict[int, int]](dict)
+    for each in results:
+        (batch,) = Recall({each.digest: each.cell}).those_verified([(each.key, each.to_bytes())])
+        assert isinstance(batch, Batch)
+        (places[each.digest][each.seed],) = columns.extend(batch.columns)
+    return {digest: Rows(columns, of_cell) for digest, of_cell in places.items()}
+
+
+CELLS = [cell(), cell(preserving(1), task=GLUE["mrpc"]), cell(Probe(depth=2), task=GLUE["mnli"]), cell(size="full")]
+"""Of other metrics, and with other numbers of steps."""
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(CELLS), st.integers(1, 3), st.floats(-1, 1)), max_size=12),
+    st.lists(st.sampled_from(["object", "one survey", "another survey", "diverged"]), min_size=4, max_size=4),
+    st.integers(0, 3),
+)
+@settings(deadline=None)
+def test_a_row_is_the_same_whether_its_result_came_as_an_object_or_by_column(
+    runs: list[tuple[Cell, int, float]], kinds: list[str], asked: int
+) -> None:
+    results = {(one.digest, seed): result(one, seed, score) for one, seed, score in runs}
+    kind = dict(zip((one.digest for one in CELLS), kinds, strict=True))
+    plans = [planned(one, seeds=tuple(range(1, asked + 1))) for one in CELLS]
+    objects: dict[str, Found] = {}
+    columns: dict[str, Found] = {}
+    for one in CELLS:
+        of_cell: dict[int, Any] = {seed: each for (digest, seed), each in results.items() if digest == one.digest}
+        if kind[one.digest] == "diverged" and 1 in of_cell:
+            of_cell[1] = a_diverged(one, 1)
+        objects[one.digest] = columns[one.digest] = Found(one.digest, dict(sorted(of_cell.items())))
+    for survey in ("one survey", "another survey"):
+        rows = by_column(each for (digest, _), each in results.items() if kind[digest] == survey)
+        columns |= {digest: Found(digest, of_cell) for digest, of_cell in rows.items()}
+    expected = frame(plans, objects, study="a-study")
+    pd.testing.assert_frame_equal(frame(plans, columns, study="a-study"), expected, check_exact=True)
+
+
+def test_another_number_in_the_columns_is_another_frame() -> None:
+    one = cell()
+    plans, results = [planned(one)], [result(one, seed, 0.5) for seed in (1, 2, 3)]
+    expected = a_frame(plans, results)
+    rows = by_column(results)[one.digest]
+    for column in ("wall_seconds", "gpu_seconds", "scores"):
+        numbers = getattr(rows.columns, column)
+        numbers[1] += 1e-9
+        assert not frame(plans, {one.digest: Found(one.digest, rows)}, study="a-study").equals(expected)
+        numbers[1] = getattr(by_column(results)[one.digest].columns, column)[1]
+    assert frame(plans, {one.digest: Found(one.digest, rows)}, study="a-study").equals(expected)

@@ -81,9 +81,27 @@ def test_most_pages_of_a_long_listing_and_all_results_are_read_without_boto3(
     monkeypatch.setattr(objects, "_ask", counted)
     assert sorted(objects.keys("runs/")) == sorted(result.key for result in results)
     assert {key: objects.get(key) for key in objects.keys("runs/")} == {each.key: each.to_bytes() for each in results}
-    assert asked == ["listed", "listed"]
+    assert asked == ["listed"]
     assert objects.get("runs/not-there") is None
-    assert asked == ["listed", "listed", "read"]
+    assert asked == ["listed", "read"]
+
+
+def test_that_there_is_nothing_is_for_boto3_to_say(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = bare(s3_bucket)
+    asked: list[str] = []
+    plain = objects._ask
+
+    def counted(key: str, verb: str, request: Any) -> Any:
+        asked.append(verb)
+        return plain(key, verb, request)
+
+    monkeypatch.setattr(objects, "_ask", counted)
+    assert list(objects.keys("runs/")) == []
+    assert asked == ["listed"]
+    objects.put("runs/a", b"a")
+    asked.clear()
+    assert list(objects.keys("runs/")) == ["runs/a"]
+    assert asked == []
 
 
 def test_a_server_that_begins_a_listing_elsewhere_is_listed_page_by_page(
@@ -195,6 +213,10 @@ def test_a_connection_that_was_closed_while_it_was_idle_is_no_failure(reads: Sig
 
 LISTED = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>%s</IsTruncated>%s</ListBucketResult>'
 ENTRY = b"<Contents><Key>runs/%s</Key></Contents>"
+ENTRY_FIRST = b"<ListBucketResult>%s%s<IsTruncated>false</IsTruncated></ListBucketResult>" % (
+    ENTRY % b"a",
+    ENTRY % b"b",
+)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +230,10 @@ ENTRY = b"<Contents><Key>runs/%s</Key></Contents>"
         (LISTED % (b"false", b"<Contents><Key>other/a</Key></Contents>"), None),
         (LISTED % (b"false", ENTRY % b"a&amp;b"), None),
         (LISTED % (b"false", b"<Contents></Contents>"), None),
+        (LISTED % (b"false", ENTRY % b"a" + b"<Key>runs/b</Key>"), None),
+        (LISTED % (b"false", b"<Contents><Key>runs/a</Contents>"), None),
+        (LISTED % (b"false", ENTRY % b"a" + b"<IsTruncated>true</IsTruncated>"), None),
+        (ENTRY_FIRST, ("runs/a", "runs/b")),
         ((LISTED % (b"false", ENTRY % b"a"))[:-5], None),
         (b"<Error><Code>SlowDown</Code></Error>", None),
         (b"", None),
