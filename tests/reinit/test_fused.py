@@ -388,7 +388,7 @@ def test_training_by_kernels_is_training(folders: dict[str, Path]) -> None:
         form = packed_form(network)
         examples = [texts_of((5, 3, 7), seed) for seed in range(4)]
         groups = form.fit_to([each for several in examples for each in several], network.groups)
-        assert isinstance(form._rows, UsedRows)
+        assert isinstance(form.rows, UsedRows)
         optimiser = ClippedAdamW(groups, recipe, tuple(form.parameters()))
         fused = fused_of(form, torch.float32)
         of_this = losses[kernels] = []
