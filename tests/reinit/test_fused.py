@@ -45,6 +45,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def fused_of(form: PackedClassifier, low: torch.dtype, dropout: float = 0.0, source: str = TEXT) -> Fused:
+    for parameter in form.parameters():
+        # Weights lie where the checkpoint's file has them; what goes to a GPU is aligned.
+        parameter.data = parameter.data.clone()
     layers, heads = form._all_layers, form._heads
     width = len(layers[0].out.weight)
     weights = sum(parameter.numel() for parameter in form.parameters())
