@@ -30,6 +30,8 @@ help: ## list the targets
 
 # ------------------------------------------------------------------------------------------------ environment
 
+NVRTC := cuda-bindings==13.5.0 cuda-pathfinder==1.9.0 nvidia-cuda-nvrtc==13.0.88
+
 # Two stamps: who only wants the demo does not install the developers' tools.
 venv: .venv/.installed-dev ## make or refresh .venv with everything (other targets do it themselves)
 
@@ -47,6 +49,8 @@ venv: .venv/.installed-dev ## make or refresh .venv with everything (other targe
 
 .venv/.installed-dev: .venv/.installed-run
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,aggregate,dev]'
+	@# What compiles for a GPU where there is none. The GPU build of torch brings the same (locks/gpu.txt), so these are no extra.
+	$(BIN)/python -m pip install --quiet --no-deps $(NVRTC)
 	@touch $@
 
 # ------------------------------------------------------------------------------------------------------- demo

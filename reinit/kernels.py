@@ -82,56 +82,68 @@ def definitions(low: torch.dtype, head: int, width: int) -> list[str]:
     return [f"-DBF16={int(low is torch.bfloat16)}", f"-DHEAD={head}", f"-DITEMS={items}"]
 
 
+def compiled(architecture: str, low: torch.dtype, head: int, width: int) -> bytes:
+    """Machine code for an architecture such as `sm_90`, for what `kernels_for` says; no GPU is needed.
+
+    Raises:
+        ConfigurationError: NVIDIA's compiler library is missing, or the source cannot be compiled.
+    """
+    try:
+        from cuda.bindings import nvrtc
+
+        nvrtc.nvrtcVersion()  # looks for the library
+    except (ImportError, RuntimeError) as error:
+        raise ConfigurationError(
+            "the GPU's kernels cannot be compiled",
+            expected="cuda-bindings and nvidia-cuda-nvrtc, which come with torch's CUDA build",
+            got=str(error),
+            remedy="install both in the version of torch's CUDA",
+        ) from error
+    flags = [option.encode() for option in (f"--gpu-architecture={architecture}", *definitions(low, head, width))]
+    program = _checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), b"kernels.cu", 0, [], []), "nvrtcCreateProgram")
+    if int(nvrtc.nvrtcCompileProgram(program, len(flags), flags)[0]):
+        log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program), "nvrtcGetProgramLogSize")
+        _checked(nvrtc.nvrtcGetProgramLog(program, log), "nvrtcGetProgramLog")
+        raise ConfigurationError(
+            "the GPU's kernels cannot be compiled",
+            where=f"reinit/kernels.cu for {architecture}",
+            got=log.decode(errors="replace").strip("\0 \n"),
+        )
+    code = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program), "nvrtcGetCUBINSize")
+    _checked(nvrtc.nvrtcGetCUBIN(program, code), "nvrtcGetCUBIN")
+    _checked(nvrtc.nvrtcDestroyProgram(program), "nvrtcDestroyProgram")
+    return code
+
+
 @functools.cache
 def kernels_for(low: torch.dtype, head: int, width: int, device: int) -> Launch:
     """The kernels for activations stored as `low`, heads of size `head` and rows of `width`, on a CUDA device.
 
     Raises:
-        ConfigurationError: NVIDIA's bindings for Python are missing, or the source cannot be compiled for the card.
+        ConfigurationError: see `compiled`.
     """
-    try:
-        from cuda.bindings import driver, nvrtc
-    except ImportError as error:
-        raise ConfigurationError(
-            "the GPU's kernels cannot be compiled",
-            expected="cuda-bindings, which comes with torch's CUDA build",
-            got=str(error),
-            remedy="pip install cuda-bindings of torch's CUDA version",
-        ) from error
-
-    def checked(answer: tuple[Any, ...], what: str, log: str = "") -> Any:
-        code, *values = answer
-        if int(code):
-            # In the words by which a fault of the card is known.
-            raise RuntimeError(f"CUDA error: {code.name} in {what}{log}")
-        return values[0] if values else None
-
     properties: Any = torch.cuda.get_device_properties(device)
-    options = [f"--gpu-architecture=sm_{properties.major}{properties.minor}", *definitions(low, head, width)]
-    flags = [option.encode() for option in options]
-    program = checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), b"kernels.cu", 0, [], []), "nvrtcCreateProgram")
-    compiled = nvrtc.nvrtcCompileProgram(program, len(flags), flags)
-    if int(compiled[0]):
-        log = b" " * checked(nvrtc.nvrtcGetProgramLogSize(program), "nvrtcGetProgramLogSize")
-        checked(nvrtc.nvrtcGetProgramLog(program, log), "nvrtcGetProgramLog")
-        raise ConfigurationError(
-            "the GPU's kernels cannot be compiled",
-            where=f"{torch.cuda.get_device_name(device)}, {options[0]}",
-            got=log.decode(errors="replace").strip("\0 \n"),
-        )
-    code = b" " * checked(nvrtc.nvrtcGetCUBINSize(program), "nvrtcGetCUBINSize")
-    checked(nvrtc.nvrtcGetCUBIN(program, code), "nvrtcGetCUBIN")
-    checked(nvrtc.nvrtcDestroyProgram(program), "nvrtcDestroyProgram")
+    code = compiled(f"sm_{properties.major}{properties.minor}", low, head, width)
+    from cuda.bindings import driver
+
     torch.cuda.current_stream(device)  # there is a context now
-    module = checked(driver.cuModuleLoadData(code), "cuModuleLoadData")
+    module = _checked(driver.cuModuleLoadData(code), "cuModuleLoadData")
     functions: dict[str, Any] = {}
 
     def launch(name: str, grid: Sequence[int], block: Sequence[int], *arguments: Argument) -> None:
         if name not in functions:
-            functions[name] = checked(driver.cuModuleGetFunction(module, name.encode()), name)
+            functions[name] = _checked(driver.cuModuleGetFunction(module, name.encode()), name)
         addresses, _values = packed_arguments(arguments)
         stream = torch.cuda.current_stream(device).cuda_stream
         sizes = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
-        checked(driver.cuLaunchKernel(functions[name], *sizes, 0, stream, ctypes.addressof(addresses), 0), name)
+        _checked(driver.cuLaunchKernel(functions[name], *sizes, 0, stream, ctypes.addressof(addresses), 0), name)
 
     return launch
+
+
+def _checked(answer: tuple[Any, ...], what: str) -> Any:
+    """The value that a call of NVIDIA's returned, in the words by which a fault of the card is known if it failed."""
+    code, *values = answer
+    if int(code):
+        raise RuntimeError(f"CUDA error: {code.name} in {what}")
+    return values[0] if values else None

@@ -73,6 +73,13 @@ def test_the_pins_serve_a_cpu_and_a_gpu_alike() -> None:
     assert not [version for version in pins().values() if "+" in version]
 
 
+def test_what_compiles_for_a_gpu_in_tests_is_what_the_gpu_s_image_has() -> None:
+    (line,) = re.findall(r"^NVRTC := (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    locked = (ROOT / "locks" / "gpu.txt").read_text()
+    assert len(line.split()) == 3
+    assert all(f"{pin} \\\n" in locked for pin in line.split())
+
+
 def test_no_file_is_large() -> None:
     assert not {str(p): p.stat().st_size for p in repository_files() if p.stat().st_size > LARGEST_FILE_BYTES}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +19,11 @@ from torch.nn import functional as F
 from transformers import BertConfig
 
 from jobs.cell import Recipe
+from jobs.errors import ConfigurationError
 from reinit.embedding import UsedRows
 from reinit.engine import ClippedAdamW, norm_of
 from reinit.fused import Fused, suits
-from reinit.kernels import SOURCE, DropoutArgument
+from reinit.kernels import SOURCE, DropoutArgument, compiled
 from reinit.operations import COLUMNS, ROWS, SQUARED, Attention
 from reinit.optimiser import Group
 from reinit.packed import PackedClassifier
@@ -408,6 +410,32 @@ def test_training_by_kernels_is_training(folders: dict[str, Path]) -> None:
         form.release()
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)
     assert max(losses[True]) - min(losses[True]) > 1e-2
+
+
+# ------------------------------------------------------------------------------------------------------ for every card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
+def test_the_source_compiles_for_every_card_without_one(architecture: str) -> None:
+    """By the library that does it on a GPU: heads and widths of MiniLM, BERT-base and what is largest."""
+    for low, head, width in [(torch.bfloat16, 64, 768), (torch.float32, 32, 384), (torch.float32, 64, 4096)]:
+        code = compiled(architecture, low, head, width)
+        assert code.startswith(b"\x7fELF")
+        for name in re.findall(r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(", TEXT):
+            assert f".text.{name}\0".encode() in code
+
+
+def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wrong = tmp_path / "kernels.cu"
+    wrong.write_text(TEXT.replace("float warp_sum(float", "float warp_some(float"), encoding="utf-8")
+    monkeypatch.setattr("reinit.kernels.SOURCE", wrong)
+    with pytest.raises(ConfigurationError, match="cannot be compiled") as caught:
+        compiled("sm_90", torch.float32, 64, 768)
+    assert "warp_s" in str(caught.value)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(ConfigurationError, match="cuda-bindings"):
+        compiled("sm_90", torch.float32, 64, 768)
 
 
 # --------------------------------------------------------------------------------------------------- what it is for
