@@ -109,7 +109,7 @@ def compiled(architecture: str, low: torch.dtype, head: int, width: int) -> byte
             where=f"reinit/kernels.cu for {architecture}",
             got=log.decode(errors="replace").strip("\0 \n"),
         )
-    code = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program), "nvrtcGetCUBINSize")
+    code: bytes = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program), "nvrtcGetCUBINSize")
     _checked(nvrtc.nvrtcGetCUBIN(program, code), "nvrtcGetCUBIN")
     _checked(nvrtc.nvrtcDestroyProgram(program), "nvrtcDestroyProgram")
     return code

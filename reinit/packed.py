@@ -25,7 +25,7 @@ from reinit.embedding import UsedRows
 from reinit.fused import Fused, suits
 from reinit.graphs import Graphs
 from reinit.joined import Weights, joined_weights
-from reinit.kernels import kernels_for
+from reinit.kernels import Launch, kernels_for
 from reinit.optimiser import Group
 from reinit.rows import PackedBatch, pack
 from reinit.surgery import Stack
@@ -146,6 +146,8 @@ class PackedClassifier(nn.Module):
         self.graphs = Graphs()
         self._all_layers = [self._family.layer(layer) for layer in stack.layers]
         self._fused: dict[torch.dtype, Fused] = {}
+        # All of the embedding's: later runs can use more of its rows than the first.
+        self._parameter_count = sum(parameter.numel() for parameter in network.parameters())
 
     def fit_to(self, examples: Sequence[Example], groups: Sequence[Group]) -> list[Group]:
         """Leave out what a run on these texts has no use for, and return the optimiser's groups without it."""
@@ -196,9 +198,12 @@ class PackedClassifier(nn.Module):
         if low not in self._fused:
             width = len(weight)
             launch = kernels_for(low, width // self._heads, width, weight.device.index or 0)
-            weights = sum(parameter.numel() for parameter in self.parameters())
-            self._fused[low] = Fused(launch, self._all_layers, self._heads, low, self._dropout, weights)
+            self._fused[low] = self.fused_by(launch, low)
         return self._fused[low]
+
+    def fused_by(self, launch: Launch, low: torch.dtype) -> Fused:
+        """The same where `launch` starts them."""
+        return Fused(launch, self._all_layers, self._heads, low, self._dropout, self._parameter_count)
 
     def by(self, fused: Fused, batch: PackedBatch) -> Tensor:
         """Logits of a training step, [B, outputs], by kernels of few launches."""

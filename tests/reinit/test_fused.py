@@ -46,14 +46,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: save(CONFIGS[kind](), tmp_path_factory.mktemp(kind)) for kind in PACKED}
 
 
-def fused_of(form: PackedClassifier, low: torch.dtype, dropout: float = 0.0, source: str = TEXT) -> Fused:
+def fused_of(form: PackedClassifier, low: torch.dtype, source: str = TEXT) -> Fused:
     for parameter in form.parameters():
         # Weights lie where the checkpoint's file has them; what goes to a GPU is aligned.
         parameter.data = parameter.data.clone()
-    layers, heads = form._all_layers, form._heads
-    width = len(layers[0].out.weight)
-    weights = sum(parameter.numel() for parameter in form.parameters())
-    fused = Fused(emulated(low, width // heads, width, source), layers, heads, low, dropout, weights)
+    width = form.network.config.hidden_size
+    fused = form.fused_by(emulated(low, width // form._heads, width, source), low)
     fused.copies.refresh()
     return fused
 
