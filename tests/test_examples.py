@@ -16,15 +16,14 @@ STUDY = EXAMPLES / "minilm-glue" / "study.yaml"
 STORE = f"file://{EXAMPLES / 'minilm-glue' / 'store'}"
 
 
-# MiniLM's finetunes on SST-2 and CoLA are of one commit, what came later of another; its report says so.
-@pytest.mark.parametrize(("name", "codes"), [("minilm-glue", 2), ("mpnet-sst2", 1)])
-def test_every_planned_run_of_an_example_has_a_sound_result_of_a_known_code(name: str, codes: int) -> None:
+@pytest.mark.parametrize("name", ["minilm-glue", "mpnet-sst2"])
+def test_every_planned_run_of_an_example_has_a_sound_result_of_one_known_code(name: str) -> None:
     plan = load_study(str(EXAMPLES / name / "study.yaml")).plan()
     found = open_store(f"file://{EXAMPLES / name / 'store'}").all_results({each.cell.digest for each in plan})
     assert not [one for each in found.values() for one in (*each.damaged, *each.contradictions, *each.duplicates)]
     assert all(set(each.seeds) <= found[each.cell.digest].done for each in plan)
     commits = {result.provenance.git_commit for each in found.values() for result in each.results.values()}
-    assert len(commits) == codes
+    assert len(commits) == 1
     assert not [each for each in commits if each.endswith("+dirty")]
 
 
@@ -34,4 +33,4 @@ def test_the_example_is_aggregated_without_training(tmp_path: Path) -> None:
     done = subprocess.run([*main, *arguments], capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {"report.html", "progressive.svg", "claims.json", "paper.tex"} <= {path.name for path in tmp_path.iterdir()}
-    assert "0.792" in (tmp_path / "table.md").read_text()
+    assert "| 0.789 |" in (tmp_path / "table.md").read_text()

@@ -83,9 +83,8 @@ def test_the_factor_for_few_measurements_covers_nineteen_of_twenty_runs_of_the_e
                 kinds.setdefault(key, []).append(each.wall_seconds)
         ratios += [max(mean(kind) / one, one / mean(kind)) for kind in kinds.values() for one in kind]
     assert len(ratios) == 97
-    assert sum(ratio <= 1.92 for ratio in ratios) >= 0.95 * len(ratios)
-    assert sum(ratio <= FEW_FACTOR for ratio in ratios) >= 0.95 * len(ratios)
-    assert round(max(ratios), 2) == 2.45
+    assert sum(ratio <= 1.25 for ratio in ratios) >= 0.95 * len(ratios)
+    assert 1.32 < max(ratios) < 1.33 < FEW_FACTOR
 
 
 def test_tokens_are_known_for_built_in_tasks_whole_and_for_no_part_of_them() -> None:
