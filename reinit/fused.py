@@ -160,7 +160,7 @@ class Fused:
         self._scale = 1 / (1 - dropout)
         self._sites = 0
         self._key = torch.zeros(1, dtype=torch.int64, device=device)
-        self._ranges = torch.zeros(2, 0, 2, dtype=torch.int32, device=device).unbind()
+        self._ranges: tuple[Tensor, ...] = ()
         # Gradients of vectors lie side by side, and the squares of all gradients.
         layer = layers[0]
         vectors = 9 * len(layer.out.weight) + len(layer.up.weight)

@@ -160,8 +160,61 @@ __device__ float factor(Dropout drop, u32 row, u32 column)
 
 // ------------------------------------------------------------------------------------------------ normalisation
 
-// y = norm(h) * gamma + beta, h = x + dropout(a + bias); a block a row, its threads a quarter of the width or less.
-// x, h, y float32 [N, H]; a, y_low low [N, H]; moments float32 [N, 2]: mean and reciprocal standard deviation.
+// A block has a row, its threads ITEMS fours of columns each. Moments are float32 [N, 2]: mean and reciprocal standard
+// deviation.
+
+__device__ int column_of(int item) { return 4 * (threadIdx.x + item * blockDim.x); }
+
+// A row, whose sum over this thread's columns is at hand, becomes norm(row) * gamma + beta.
+__device__ void norm_row(float (*values)[4], float sum, const float* gamma, const float* beta, float epsilon, int width,
+    float2* shared, float2* moments)
+{
+    float mean = block_sums(sum, 0, shared).x / width;
+    sum = 0;
+    for (int item = 0; item < ITEMS; item++)
+        if (column_of(item) < width)
+            for (int i = 0; i < 4; i++)
+                sum += (values[item][i] - mean) * (values[item][i] - mean);
+    float inverse = 1 / sqrtf(block_sums(sum, 0, shared).x / width + epsilon);
+    for (int item = 0; item < ITEMS; item++) {
+        if (column_of(item) >= width)
+            continue;
+        float scales[4], shifts[4];
+        read4(gamma + column_of(item), scales);
+        read4(beta + column_of(item), shifts);
+        for (int i = 0; i < 4; i++)
+            values[item][i] = (values[item][i] - mean) * inverse * scales[i] + shifts[i];
+    }
+    if (threadIdx.x == 0)
+        moments[blockIdx.x].x = mean, moments[blockIdx.x].y = inverse;
+}
+
+// The gradient at such a norm's result becomes the one at its row, which is the block's of h.
+__device__ void norm_row_back(float (*gradients)[4], const float* h, const float2* moments, const float* gamma, int width,
+    float2* shared)
+{
+    float mean = moments[blockIdx.x].x, inverse = moments[blockIdx.x].y;
+    float normal[ITEMS][4], sum = 0, product = 0;
+    for (int item = 0; item < ITEMS; item++) {
+        if (column_of(item) >= width)
+            continue;
+        float scales[4];
+        read4(h + (i64)blockIdx.x * width + column_of(item), normal[item]);
+        read4(gamma + column_of(item), scales);
+        for (int i = 0; i < 4; i++) {
+            normal[item][i] = (normal[item][i] - mean) * inverse;
+            gradients[item][i] *= scales[i];
+            sum += gradients[item][i];
+            product += gradients[item][i] * normal[item][i];
+        }
+    }
+    float2 sums = block_sums(sum, product, shared);
+    for (int item = 0; item < ITEMS; item++)
+        for (int i = 0; i < 4 && column_of(item) < width; i++)
+            gradients[item][i] = inverse * (gradients[item][i] - sums.x / width - normal[item][i] * sums.y / width);
+}
+
+// y = norm(h) * gamma + beta, h = x + dropout(a + bias). x, h, y float32 [N, H]; a, y_low low [N, H].
 extern "C" __global__ void norm_forward(const float* x, const low* a, const float* bias, const float* gamma,
     const float* beta, Dropout drop, float epsilon, int width, float* h, float2* moments, float* y, low* y_low)
 {
@@ -169,7 +222,7 @@ extern "C" __global__ void norm_forward(const float* x, const low* a, const floa
     i64 base = (i64)blockIdx.x * width;
     float values[ITEMS][4], sum = 0;
     for (int item = 0; item < ITEMS; item++) {
-        int column = 4 * (threadIdx.x + item * blockDim.x);
+        int column = column_of(item);
         if (column >= width)
             continue;
         float added[4], biases[4], factors[4];
@@ -183,28 +236,14 @@ extern "C" __global__ void norm_forward(const float* x, const low* a, const floa
         }
         write4(h + base + column, values[item]);
     }
-    float mean = block_sums(sum, 0, shared).x / width;
-    sum = 0;
-    for (int item = 0; item < ITEMS; item++)
-        if (4 * (threadIdx.x + item * blockDim.x) < width)
-            for (int i = 0; i < 4; i++)
-                sum += (values[item][i] - mean) * (values[item][i] - mean);
-    float inverse = 1 / sqrtf(block_sums(sum, 0, shared).x / width + epsilon);
+    norm_row(values, sum, gamma, beta, epsilon, width, shared, moments);
     for (int item = 0; item < ITEMS; item++) {
-        int column = 4 * (threadIdx.x + item * blockDim.x);
+        int column = column_of(item);
         if (column >= width)
             continue;
-        float scales[4], shifts[4];
-        read4(gamma + column, scales);
-        read4(beta + column, shifts);
-        for (int i = 0; i < 4; i++)
-            values[item][i] = (values[item][i] - mean) * inverse * scales[i] + shifts[i];
         write4(y + base + column, values[item]);
-        if (y_low)
-            write4(y_low + base + column, values[item]);
+        write4(y_low + base + column, values[item]);
     }
-    if (threadIdx.x == 0)
-        moments[blockIdx.x].x = mean, moments[blockIdx.x].y = inverse;
 }
 
 // The gradient that arrives: g + g_low, each of which may be missing.
@@ -226,36 +265,21 @@ extern "C" __global__ void norm_backward(const float* g, const low* g_low, const
 {
     __shared__ float2 shared[32];
     i64 base = (i64)blockIdx.x * width;
-    float mean = moments[blockIdx.x].x, inverse = moments[blockIdx.x].y;
-    float normal[ITEMS][4], scaled[ITEMS][4], sum = 0, product = 0;
+    float gradients[ITEMS][4];
+    for (int item = 0; item < ITEMS; item++)
+        if (column_of(item) < width)
+            arrived4(g, g_low, base + column_of(item), gradients[item]);
+    norm_row_back(gradients, h, moments, gamma, width, shared);
     for (int item = 0; item < ITEMS; item++) {
-        int column = 4 * (threadIdx.x + item * blockDim.x);
-        if (column >= width)
-            continue;
-        float scales[4];
-        arrived4(g, g_low, base + column, scaled[item]);
-        read4(h + base + column, normal[item]);
-        read4(gamma + column, scales);
-        for (int i = 0; i < 4; i++) {
-            normal[item][i] = (normal[item][i] - mean) * inverse;
-            scaled[item][i] *= scales[i];
-            sum += scaled[item][i];
-            product += scaled[item][i] * normal[item][i];
-        }
-    }
-    float2 sums = block_sums(sum, product, shared);
-    for (int item = 0; item < ITEMS; item++) {
-        int column = 4 * (threadIdx.x + item * blockDim.x);
+        int column = column_of(item);
         if (column >= width)
             continue;
         float factors[4];
         factors4(drop, (u32)(base + column), factors);
+        write4(g_x + base + column, gradients[item]);
         for (int i = 0; i < 4; i++)
-            scaled[item][i] = inverse * (scaled[item][i] - sums.x / width - normal[item][i] * sums.y / width);
-        write4(g_x + base + column, scaled[item]);
-        for (int i = 0; i < 4; i++)
-            scaled[item][i] *= factors[i];
-        write4(g_a + base + column, scaled[item]);
+            gradients[item][i] *= factors[i];
+        write4(g_a + base + column, gradients[item]);
     }
 }
 
@@ -657,8 +681,7 @@ extern "C" __global__ void take_forward(
     i64 from = places[blockIdx.x] * width, to = (i64)blockIdx.x * width;
     for (int column = threadIdx.x; column < width; column += blockDim.x) {
         y[to + column] = x[from + column];
-        if (y_low)
-            y_low[to + column] = x_low[from + column];
+        y_low[to + column] = x_low[from + column];
     }
 }
 
@@ -689,7 +712,7 @@ extern "C" __global__ void embed_forward(const float* word, const i64* ids, cons
     i64 base = (i64)blockIdx.x * width;
     float values[ITEMS][4], sum = 0;
     for (int item = 0; item < ITEMS; item++) {
-        int column = 4 * (threadIdx.x + item * blockDim.x);
+        int column = column_of(item);
         if (column >= width)
             continue;
         float more[4], types4[4] = {0, 0, 0, 0};
@@ -703,28 +726,18 @@ extern "C" __global__ void embed_forward(const float* word, const i64* ids, cons
         }
         write4(h + base + column, values[item]);
     }
-    float mean = block_sums(sum, 0, shared).x / width;
-    sum = 0;
-    for (int item = 0; item < ITEMS; item++)
-        if (4 * (threadIdx.x + item * blockDim.x) < width)
-            for (int i = 0; i < 4; i++)
-                sum += (values[item][i] - mean) * (values[item][i] - mean);
-    float inverse = 1 / sqrtf(block_sums(sum, 0, shared).x / width + epsilon);
+    norm_row(values, sum, gamma, beta, epsilon, width, shared, moments);
     for (int item = 0; item < ITEMS; item++) {
-        int column = 4 * (threadIdx.x + item * blockDim.x);
+        int column = column_of(item);
         if (column >= width)
             continue;
-        float scales[4], shifts[4], factors[4];
-        read4(gamma + column, scales);
-        read4(beta + column, shifts);
+        float factors[4];
         factors4(drop, (u32)(base + column), factors);
         for (int i = 0; i < 4; i++)
-            values[item][i] = factors[i] * ((values[item][i] - mean) * inverse * scales[i] + shifts[i]);
+            values[item][i] *= factors[i];
         write4(y + base + column, values[item]);
         write4(y_low + base + column, values[item]);
     }
-    if (threadIdx.x == 0)
-        moments[blockIdx.x].x = mean, moments[blockIdx.x].y = inverse;
 }
 
 // What arrives at the norm, and the gradient to h, float32 [N, H].
@@ -733,36 +746,22 @@ extern "C" __global__ void embed_backward(const float* g, const low* g_low, cons
 {
     __shared__ float2 shared[32];
     i64 base = (i64)blockIdx.x * width;
-    float mean = moments[blockIdx.x].x, inverse = moments[blockIdx.x].y;
-    float normal[ITEMS][4], scaled[ITEMS][4], sum = 0, product = 0;
+    float gradients[ITEMS][4];
     for (int item = 0; item < ITEMS; item++) {
-        int column = 4 * (threadIdx.x + item * blockDim.x);
+        int column = column_of(item);
         if (column >= width)
             continue;
-        float scales[4], factors[4];
-        arrived4(g, g_low, base + column, scaled[item]);
+        float factors[4];
+        arrived4(g, g_low, base + column, gradients[item]);
         factors4(drop, (u32)(base + column), factors);
         for (int i = 0; i < 4; i++)
-            scaled[item][i] *= factors[i];
-        write4(at_norm + base + column, scaled[item]);
-        read4(h + base + column, normal[item]);
-        read4(gamma + column, scales);
-        for (int i = 0; i < 4; i++) {
-            normal[item][i] = (normal[item][i] - mean) * inverse;
-            scaled[item][i] *= scales[i];
-            sum += scaled[item][i];
-            product += scaled[item][i] * normal[item][i];
-        }
+            gradients[item][i] *= factors[i];
+        write4(at_norm + base + column, gradients[item]);
     }
-    float2 sums = block_sums(sum, product, shared);
-    for (int item = 0; item < ITEMS; item++) {
-        int column = 4 * (threadIdx.x + item * blockDim.x);
-        if (column >= width)
-            continue;
-        for (int i = 0; i < 4; i++)
-            scaled[item][i] = inverse * (scaled[item][i] - sums.x / width - normal[item][i] * sums.y / width);
-        write4(g_h + base + column, scaled[item]);
-    }
+    norm_row_back(gradients, h, moments, gamma, width, shared);
+    for (int item = 0; item < ITEMS; item++)
+        if (column_of(item) < width)
+            write4(g_h + base + column_of(item), gradients[item]);
 }
 
 // Of up to three embeddings: the row that each row of g came from, the row without a gradient, and the gradient.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
-from reinit.kernels import DropoutArgument, TablesArgument, row_threads
+from reinit.kernels import Argument, DropoutArgument, TablesArgument, row_threads
 from reinit.rows import PackedBatch
 
 if TYPE_CHECKING:
@@ -23,19 +23,26 @@ if TYPE_CHECKING:
 COLUMNS: Final = 32
 ROWS: Final = 8
 SQUARED: Final = 16384
-"""As in `kernels.cu`: columns of a block that sums them, rows of a block of attention, values that a block squares."""
+PARTS: Final = 4
+"""As in `kernels.cu`: columns of a block that sums them, rows of a block of attention, values that a block squares, and
+parts of a sum of rows."""
 
 
-def _row_block(width: int) -> tuple[int]:
-    return (row_threads(width),)
+def _by_rows(fused: Fused, name: str, rows: int, width: int, *arguments: Argument) -> None:
+    """Launch a kernel of which a block has a row."""
+    fused.launch(name, (rows,), (row_threads(width),), *arguments)
 
 
-def _columns(width: int) -> tuple[int]:
-    return (-(-width // COLUMNS),)
+def _by_columns(fused: Fused, name: str, width: int, *arguments: Argument) -> None:
+    """Launch a kernel of which a block adds up some columns."""
+    fused.launch(name, (-(-width // COLUMNS),), (COLUMNS, 32), *arguments)
 
 
-_COLUMN_BLOCK: Final = (COLUMNS, 32)
 _ATTENTION_BLOCK: Final = (32 * ROWS,)
+
+
+def _contiguous(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.contiguous()
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
@@ -84,7 +91,7 @@ class Linear(torch.autograd.Function):
 def _column_sums(fused: Fused, values: Tensor) -> Tensor:
     rows, width = values.shape
     sums = fused.vector(width)
-    fused.launch("column_sums", _columns(width), _COLUMN_BLOCK, values, rows, width, sums)
+    _by_columns(fused, "column_sums", width, values, rows, width, sums)
     return sums
 
 
@@ -98,12 +105,8 @@ class ResidualNorm(torch.autograd.Function):
         rows, width = x.shape
         h, y, y_low = torch.empty_like(x), torch.empty_like(x), torch.empty_like(a)
         moments, gamma, beta = x.new_empty(rows, 2), norm.weight, norm.bias
-        fused.launch(
-            "norm_forward",
-            (rows,),
-            _row_block(width),
-            *(x, a, bias, gamma, beta, drop, norm.eps, width, h, moments, y, y_low),
-        )
+        arguments = (x, a, bias, gamma, beta, drop, norm.eps, width, h, moments, y, y_low)
+        _by_rows(fused, "norm_forward", rows, width, *arguments)
         ctx.fused, ctx.drop, ctx.dtype, ctx.parameters = fused, drop, a.dtype, (gamma, beta, bias)
         ctx.save_for_backward(h, moments, gamma)
         ctx.set_materialize_grads(False)
@@ -113,20 +116,13 @@ class ResidualNorm(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor | None, g_low: Tensor | None) -> tuple[Any, ...]:
         h, moments, gamma = ctx.saved_tensors
         fused, (rows, width) = ctx.fused, h.shape
-        g, g_low = (None if each is None else each.contiguous() for each in (g, g_low))
+        g, g_low = _contiguous(g), _contiguous(g_low)
         g_x, g_a = torch.empty_like(h), torch.empty_like(h, dtype=ctx.dtype)
-        fused.launch(
-            "norm_backward",
-            (rows,),
-            _row_block(width),
-            *(g, g_low, h, moments, gamma, ctx.drop, width, g_x, g_a),
-        )
+        _by_rows(fused, "norm_backward", rows, width, g, g_low, h, moments, gamma, ctx.drop, width, g_x, g_a)
 
         def of_parameters() -> Sequence[Tensor]:
             totals = torch.split(fused.vector(3 * width), width)
-            fused.launch(
-                "norm_columns", _columns(width), _COLUMN_BLOCK, g, g_low, h, moments, g_a, rows, width, *totals
-            )
+            _by_columns(fused, "norm_columns", width, g, g_low, h, moments, g_a, rows, width, *totals)
             return totals
 
         used = [each for each in (g, g_low, h, moments, g_a) if each is not None]
@@ -221,8 +217,9 @@ class Take(torch.autograd.Function):
         (places,) = ctx.saved_tensors
         taken, width = g.shape
         g_x = g.new_empty(ctx.rows, width)
-        g_low = None if g_low is None else g_low.contiguous()
-        ctx.fused.launch("take_backward", (ctx.rows,), (256,), g.contiguous(), g_low, places, taken, width, g_x)
+        ctx.fused.launch(
+            "take_backward", (ctx.rows,), (256,), g.contiguous(), _contiguous(g_low), places, taken, width, g_x
+        )
         return None, None, g_x, None
 
 
@@ -247,12 +244,8 @@ class Embed(torch.autograd.Function):
         h = gamma.new_empty(tokens, width)
         y, y_low, moments = torch.empty_like(h), torch.empty_like(h, dtype=fused.low), gamma.new_empty(tokens, 2)
         read = [each for pair in zip(tables, rows, strict=True) for each in pair] + [None, None] * (3 - len(tables))
-        fused.launch(
-            "embed_forward",
-            (tokens,),
-            _row_block(width),
-            *(*read, gamma, beta, drop, norm.eps, width, h, moments, y, y_low),
-        )
+        arguments = (*read, gamma, beta, drop, norm.eps, width, h, moments, y, y_low)
+        _by_rows(fused, "embed_forward", tokens, width, *arguments)
         ctx.fused, ctx.drop, ctx.rows = fused, drop, rows
         ctx.paddings = [-1 if each.padding_idx is None else each.padding_idx for each in embeddings]
         ctx.parameters, ctx.totals = (gamma, beta, *tables), []
@@ -271,30 +264,22 @@ class Embed(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor | None, g_low: Tensor | None) -> tuple[Any, ...]:
         h, moments, gamma = ctx.saved_tensors
         fused, (tokens, width) = ctx.fused, h.shape
-        g, g_low = (None if each is None else each.contiguous() for each in (g, g_low))
+        g, g_low = _contiguous(g), _contiguous(g_low)
         at_norm, g_h = torch.empty_like(h), torch.empty_like(h)
-        fused.launch(
-            "embed_backward",
-            (tokens,),
-            _row_block(width),
-            *(g, g_low, h, moments, gamma, ctx.drop, width, at_norm, g_h),
-        )
+        arguments = (g, g_low, h, moments, gamma, ctx.drop, width, at_norm, g_h)
+        _by_rows(fused, "embed_backward", tokens, width, *arguments)
 
         def of_parameters() -> Sequence[Tensor]:
             vectors = fused.vector(2 * width).split(width)
-            fused.launch(
-                "norm_columns",
-                _columns(width),
-                _COLUMN_BLOCK,
-                *(at_norm, None, h, moments, None, tokens, width, *vectors, None),
-            )
+            arguments = (at_norm, None, h, moments, None, tokens, width, *vectors, None)
+            _by_columns(fused, "norm_columns", width, *arguments)
             (whole,) = ctx.totals
             tables = [table.shape for table in ctx.parameters[2:]]
             totals = [
                 part.view(shape) for part, shape in zip(whole.split([a * b for a, b in tables]), tables, strict=True)
             ]
             argument = TablesArgument.of(ctx.rows, totals, ctx.paddings)
-            grid, block = (tokens, len(totals)), (*_row_block(width), 4)
+            grid, block = (tokens, len(totals)), (row_threads(width), PARTS)
             fused.launch("embedding_rows", grid, block, g_h, argument, tokens, width)
             fused.squares(whole)
             return *vectors, *totals

@@ -18,13 +18,17 @@ from reinit.kernels import SOURCE, Argument, Launch, definitions, packed_argumen
 CUDA: Final = Path(__file__).with_name("cuda_on_a_cpu.h")
 
 
+def kernels_in(source: str) -> list[str]:
+    """Their names."""
+    return re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(", source)
+
+
 @functools.cache
 def emulated(low: torch.dtype, head: int, width: int, source: str = SOURCE.read_text(encoding="utf-8")) -> Launch:
     """As `kernels_for`, for tensors on a CPU."""
-    names = re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(", source)
     entries = [
         f'extern "C" void run_{name}(const int* sizes, void** given) {{ fibers::launch({name}, sizes, given); }}'
-        for name in names
+        for name in kernels_in(source)
     ]
     with tempfile.TemporaryDirectory() as made:
         file, library = Path(made, "kernels.cpp"), Path(made, "kernels.so")

@@ -122,6 +122,14 @@ def a_run(own: nn.Embedding, rows: UsedRows, texts: Sequence[Example]) -> None:
     rows.put_back()
 
 
+def restored() -> tuple[nn.Embedding, torch.Tensor, UsedRows]:
+    """An embedding as a run finds it, its values, and what takes its rows."""
+    own = embedding()
+    start, rows = own.weight.detach().clone(), UsedRows(own)
+    rows.restore(start)
+    return own, start, rows
+
+
 def test_runs_one_after_another_each_start_from_the_start() -> None:
     own = embedding()
     start, rows = own.weight.detach().clone(), UsedRows(own)
@@ -135,9 +143,7 @@ def test_runs_one_after_another_each_start_from_the_start() -> None:
 
 
 def test_only_trained_rows_are_restored() -> None:
-    own = embedding()
-    start, rows = own.weight.detach().clone(), UsedRows(own)
-    rows.restore(start)
+    own, start, rows = restored()
     a_run(own, rows, TEXTS)
     sentinel = start.clone()
     sentinel[19] = 9.0
@@ -147,9 +153,7 @@ def test_only_trained_rows_are_restored() -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_the_whole_is_restored_where_anything_else_wrote_to_it(when: str) -> None:
-    own = embedding()
-    start, rows = own.weight.detach().clone(), UsedRows(own)
-    rows.restore(start)
+    own, start, rows = restored()
 
     def write() -> None:
         with torch.no_grad():
@@ -165,9 +169,7 @@ def test_the_whole_is_restored_where_anything_else_wrote_to_it(when: str) -> Non
 
 
 def test_the_whole_is_restored_after_training_all_of_it() -> None:
-    own = embedding()
-    start, rows = own.weight.detach().clone(), UsedRows(own)
-    rows.restore(start)
+    own, start, rows = restored()
     a_run(own, rows, TEXTS)
     rows.restore(start)
     every_row = [Example(list(range(ROWS)), None, 0.0)]

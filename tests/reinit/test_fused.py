@@ -20,18 +20,17 @@ from transformers import BertConfig
 
 from jobs.cell import Recipe
 from jobs.errors import ConfigurationError
-from reinit.embedding import UsedRows
 from reinit.engine import ClippedAdamW, norm_of
 from reinit.fused import Fused, suits
 from reinit.kernels import SOURCE, DropoutArgument, compiled
-from reinit.operations import COLUMNS, ROWS, SQUARED, Attention
+from reinit.operations import COLUMNS, PARTS, ROWS, SQUARED, Attention
 from reinit.optimiser import Group
 from reinit.packed import PackedClassifier
 from reinit.rows import PackedBatch, pack
 from reinit.train import losses_of
 from reinit.update import PIECE
-from tests.reinit.architectures import CONFIGS, load, save
-from tests.reinit.emulated import emulated
+from tests.reinit.architectures import CONFIGS, VOCABULARY, load, save
+from tests.reinit.emulated import emulated, kernels_in
 from tests.reinit.test_packed import PACKED, packed_form, prepared, texts_of
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to run the kernels on a processor")
@@ -266,8 +265,9 @@ def kept(key: int, site: int, dropout: float, rows: int = 64, width: int = 256) 
     keys = torch.tensor([key])
     drop = DropoutArgument(keys.data_ptr(), site, round(dropout * 2**32), 1 / (1 - dropout))
     zeros, ones = torch.zeros(rows, width), torch.ones(rows, width)
-    vector, h, y, moments = torch.zeros(width), torch.empty(rows, width), torch.empty(rows, width), torch.empty(rows, 2)
-    launch("norm_forward", (rows,), (64,), zeros, ones, vector, vector, vector, drop, 1e-5, width, h, moments, y, None)
+    vector, moments = torch.zeros(width), torch.empty(rows, 2)
+    h, y, low = torch.empty(3, rows, width).unbind()
+    launch("norm_forward", (rows,), (64,), zeros, ones, vector, vector, vector, drop, 1e-5, width, h, moments, y, low)
     assert set(torch.unique(h).tolist()) <= {0.0, torch.tensor(1 / (1 - dropout)).item()}
     return h > 0
 
@@ -391,7 +391,7 @@ def test_training_by_kernels_is_training(folders: dict[str, Path]) -> None:
         form = packed_form(network)
         examples = [texts_of((5, 3, 7), seed) for seed in range(4)]
         groups = form.fit_to([each for several in examples for each in several], network.groups)
-        assert isinstance(form.rows, UsedRows)
+        assert form.rows.embedding.num_embeddings < VOCABULARY, "rows are left out"
         optimiser = ClippedAdamW(groups, recipe, tuple(form.parameters()))
         fused = fused_of(form, torch.float32)
         of_this = losses[kernels] = []
@@ -420,7 +420,7 @@ def test_the_source_compiles_for_every_card_without_one(architecture: str) -> No
     for low, head, width in [(torch.bfloat16, 64, 768), (torch.float32, 32, 384), (torch.float32, 64, 4096)]:
         code = compiled(architecture, low, head, width)
         assert code.startswith(b"\x7fELF")
-        for name in re.findall(r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(", TEXT):
+        for name in kernels_in(TEXT):
             assert f".text.{name}\0".encode() in code
 
 
@@ -440,7 +440,7 @@ def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_sizes_here_are_those_of_the_source() -> None:
-    for name, value in {"ROWS": ROWS, "SQUARED": SQUARED, "PIECE": PIECE}.items():
+    for name, value in {"ROWS": ROWS, "SQUARED": SQUARED, "PARTS": PARTS, "PIECE": PIECE}.items():
         assert re.search(rf"^#define {name} {value}$", TEXT, re.MULTILINE)
     assert f"blockIdx.x * {COLUMNS} + threadIdx.x" in TEXT
 
