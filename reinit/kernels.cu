@@ -4,8 +4,9 @@
 // its arguments fix, so that bits repeat. Dropout's bits are a function of (key, site, place), so that the way back draws
 // them again instead of storing them.
 //
-// Compiled with BF16 (0: `low` is float32, 1: it is bfloat16), HEAD, the size of an attention head, and ITEMS, the fours of
-// columns that a thread of a row has. Short code matters: in a step each kernel's instructions are read anew.
+// Compiled with BF16 (0: `low` is float32, 1: it is bfloat16), HEAD, the size of an attention head, ROW_THREADS, the threads
+// of a block that has a row, and ITEMS, the fours of columns that each of them has. Short code matters: in a step each
+// kernel's instructions are read anew.
 // Shapes: N tokens or rows, B texts, H hidden, h heads of size HEAD.
 
 typedef unsigned int u32;
@@ -777,7 +778,7 @@ struct Tables {
 extern "C" __global__ void embedding_rows(const float* g, Tables tables, int count, int width)
 {
     __shared__ int alike[SEGMENT], number;
-    __shared__ float shared[PARTS][4 * ITEMS * 64];
+    __shared__ float shared[PARTS][4 * ROW_THREADS];
     const i64* rows = tables.rows[blockIdx.y];
     i64 own = rows[blockIdx.x];
     if (own == tables.paddings[blockIdx.y])

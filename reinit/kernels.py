@@ -78,8 +78,10 @@ def row_threads(width: int) -> int:
 
 def definitions(low: torch.dtype, head: int, width: int) -> list[str]:
     """What the source is compiled with."""
-    items = -(-width // (4 * row_threads(width)))
-    return [f"-DBF16={int(low is torch.bfloat16)}", f"-DHEAD={head}", f"-DITEMS={items}"]
+    threads = row_threads(width)
+    items = -(-width // (4 * threads))
+    names = {"BF16": int(low is torch.bfloat16), "HEAD": head, "ROW_THREADS": threads, "ITEMS": items}
+    return [f"-D{name}={value}" for name, value in names.items()]
 
 
 def compiled(architecture: str, low: torch.dtype, head: int, width: int) -> bytes:

@@ -33,7 +33,9 @@ def emulated(low: torch.dtype, head: int, width: int, source: str = SOURCE.read_
     with tempfile.TemporaryDirectory() as made:
         file, library = Path(made, "kernels.cpp"), Path(made, "kernels.so")
         file.write_text("\n".join([f'#include "{CUDA}"', "#line 1", source, *entries]), encoding="utf-8")
-        flags = ["-O1", "-std=c++17", "-fPIC", "-shared", *definitions(low, head, width)]
+        # Shared memory that is too small is a fault on a GPU, and silently somebody else's memory here.
+        checks = ["-fsanitize=bounds", "-fsanitize-undefined-trap-on-error"]
+        flags = ["-O1", "-std=c++17", "-fPIC", "-shared", *checks, *definitions(low, head, width)]
         subprocess.run(["g++", *flags, "-o", str(library), str(file)], check=True, timeout=120)
         loaded = ctypes.CDLL(str(library))
 

@@ -34,9 +34,9 @@ from tests.reinit.tiny import sentence_task
 
 SIZES: Final[dict[str, Any]] = {
     "vocab_size": 200,
-    "hidden_size": 256,
+    "hidden_size": 768,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
+    "num_attention_heads": 12,
     "intermediate_size": 1024,
     "max_position_embeddings": 64,
 }
