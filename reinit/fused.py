@@ -13,7 +13,6 @@ Shapes: N tokens of B texts, H hidden, h heads of size d, M the feed-forward par
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
 from reinit.attention import Apart, Together
-from reinit.kernels import DropoutArgument, Launch
+from reinit.kernels import SEVERAL, DropoutArgument, GradientsArgument, Launch
 from reinit.operations import SQUARED, Attention, Embed, Gelu, Linear, Loss, ResidualNorm, Take
 from reinit.rows import PackedBatch
 
@@ -167,12 +166,14 @@ class Fused:
         self._vectors = torch.empty((1 + len(layers)) * vectors, device=device)
         self._squares = torch.empty(weights // SQUARED + 32 * (1 + len(layers)), device=device)
         self._vector_count = self._square_count = 0
+        self._waiting: list[Tensor] = []
 
     def begin(self, batch: PackedBatch) -> None:
         """Before each forward pass: a new key for dropout, and where the batch's texts are."""
         device = self._key.device
         self._key = torch.randint(2**63 - 1, (1,), device=device)
         self._sites = self._vector_count = self._square_count = 0
+        self._waiting.clear()
         ranges = torch.empty(batch.tokens + batch.texts, 2, dtype=torch.int32, device=device)
         self._ranges = torch.split(ranges, [batch.tokens, batch.texts])
         self.launch("text_ranges", (batch.texts + 1,), (128,), batch.numbers, batch.tokens, batch.texts, *self._ranges)
@@ -188,12 +189,11 @@ class Fused:
         Returns:
             The norm of the gradients of `parameters`, and 1 where the loss is not finite, else 0; each float32 [].
         """
-        for parameter in parameters:
-            if parameter.grad is not None:
-                # By torch's own way back.
-                self.squares(parameter.grad)
+        by_torch = [parameter.grad for parameter in parameters if parameter.grad is not None]
         self.side.join()
-        self.squares(self._vectors[: self._vector_count])
+        for gradient in [*by_torch, self._vectors[: self._vector_count]]:
+            self.squares(gradient)
+        self._add_squares()
         norm, is_bad = self._squares.new_empty(2).unbind()
         self.launch("root_of_sum", (1,), (1024,), self._squares, self._square_count, loss, norm, is_bad)
         return norm, is_bad
@@ -204,12 +204,24 @@ class Fused:
         return self._vectors[self._vector_count - size : self._vector_count]
 
     def squares(self, gradient: Tensor) -> None:
-        """Add this gradient's squares up for the norm."""
-        count = -(-gradient.numel() // SQUARED)
-        size = ctypes.c_longlong(gradient.numel())
-        self.launch("squares", (count,), (512,), gradient.contiguous(), size, self._squares[self._square_count :])
-        self._square_count += count
+        """Add this gradient's squares up for the norm; it stays as it is until that is done.
+
+        As many as a layer has matrices go together: each alone is so little work that its launch would take most of it.
+        """
+        self._waiting.append(gradient.contiguous())
+        if len(self._waiting) == SEVERAL:
+            self._add_squares()
+
+    def _add_squares(self) -> None:
+        if not self._waiting:
+            return
+        counts = [-(-gradient.numel() // SQUARED) for gradient in self._waiting]
+        argument = GradientsArgument.of(self._waiting, [sum(counts[:index]) for index in range(len(counts))])
+        totals = self._squares[self._square_count :]
+        self._square_count += sum(counts)
         assert self._square_count <= len(self._squares)  # noqa: S101
+        self.launch("squares", (sum(counts),), (512,), argument, len(counts), totals)
+        self._waiting.clear()
 
     def ranges(self, *, of_texts: bool) -> Tensor:
         """Where the texts of tokens are, or texts: from and to, int32 [N or B, 2]."""

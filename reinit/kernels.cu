@@ -863,12 +863,28 @@ extern "C" __global__ void losses(const float* logits, const double* labels, con
 
 // ------------------------------------------------------------------------------------------------ the gradient's norm
 
-// Sums of squares of SQUARED values each.
+// Up to SEVERAL gradients: where each is, how many values it has, and how many blocks those before it have.
+#define SEVERAL 4
+struct Gradients {
+    const float* values[SEVERAL];
+    i64 sizes[SEVERAL];
+    int before[SEVERAL];
+};
+
+// Sums of squares of SQUARED values each, of one gradient after another.
 #define SQUARED 16384
-extern "C" __global__ void squares(const float* values, i64 size, float* totals)
+extern "C" __global__ void squares(Gradients gradients, int count, float* totals)
 {
     __shared__ float2 shared[32];
-    i64 from = (i64)blockIdx.x * SQUARED, to = from + SQUARED < size ? from + SQUARED : size, fours = to - to % 4;
+    const float* values = gradients.values[0];
+    i64 size = gradients.sizes[0];
+    int before = 0;
+#pragma unroll
+    for (int i = 1; i < SEVERAL; i++)
+        if (i < count && (int)blockIdx.x >= gradients.before[i])
+            values = gradients.values[i], size = gradients.sizes[i], before = gradients.before[i];
+    i64 from = (i64)((int)blockIdx.x - before) * SQUARED, to = from + SQUARED < size ? from + SQUARED : size;
+    i64 fours = to - to % 4;
     float sum = 0;
 #pragma unroll 4
     for (i64 place = from + 4 * threadIdx.x; place < fours; place += 4 * blockDim.x) {

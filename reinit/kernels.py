@@ -18,6 +18,8 @@ from torch import Tensor
 from jobs.errors import ConfigurationError
 
 SOURCE: Final = Path(__file__).with_name("kernels.cu")
+SEVERAL: Final = 4
+"""As in `kernels.cu`: gradients whose squares are added up by one launch."""
 
 Argument = Tensor | int | float | ctypes.Structure | ctypes.c_longlong | ctypes.c_double | None
 """A tensor is its address, None no address, an int C's int, a float C's float."""
@@ -54,6 +56,26 @@ class TablesArgument(ctypes.Structure):
         argument.rows[:] = [each.data_ptr() for each in rows] + rest
         argument.totals[:] = [each.data_ptr() for each in totals] + rest
         argument.paddings[:] = [*paddings, *rest]
+        return argument
+
+
+class GradientsArgument(ctypes.Structure):
+    """`Gradients` of `kernels.cu`."""
+
+    _fields_ = (
+        ("values", ctypes.c_void_p * SEVERAL),
+        ("sizes", ctypes.c_longlong * SEVERAL),
+        ("before", ctypes.c_int * SEVERAL),
+    )
+
+    @classmethod
+    def of(cls, gradients: Sequence[Tensor], before: Sequence[int]) -> Self:
+        """Of up to `SEVERAL` gradients that are contiguous."""
+        rest = [0] * (SEVERAL - len(gradients))
+        argument = cls()
+        argument.values[:] = [each.data_ptr() for each in gradients] + rest
+        argument.sizes[:] = [each.numel() for each in gradients] + rest
+        argument.before[:] = [*before, *rest]
         return argument
 
 

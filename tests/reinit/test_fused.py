@@ -22,7 +22,7 @@ from jobs.cell import Recipe
 from jobs.errors import ConfigurationError
 from reinit.engine import ClippedAdamW, norm_of
 from reinit.fused import Fused, suits
-from reinit.kernels import SOURCE, DropoutArgument, compiled
+from reinit.kernels import SEVERAL, SOURCE, DropoutArgument, compiled
 from reinit.operations import COLUMNS, PARTS, ROWS, SQUARED, Attention
 from reinit.optimiser import Group
 from reinit.packed import PackedClassifier
@@ -97,7 +97,7 @@ def test_loss_gradients_and_norm_are_those_of_torch(folders: dict[str, Path], ki
 @pytest.mark.parametrize("width", [384, 768, 1152])
 def test_so_they_are_at_the_widths_that_people_use(tmp_path: Path, width: int) -> None:
     """A row has more threads than at the widths of other tests, up to the most and more than four columns each."""
-    sizes = {"num_attention_heads": width // 64, "intermediate_size": 64, "vocab_size": VOCABULARY}
+    sizes: dict[str, Any] = {"num_attention_heads": width // 64, "intermediate_size": 64, "vocab_size": VOCABULARY}
     config = BertConfig(hidden_size=width, num_hidden_layers=DEPTH, **sizes)
     network, _ = prepared(save(config, tmp_path), dropout=0.0)
     expect_torch_s_gradients(packed_form(network))
@@ -457,7 +457,7 @@ def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_sizes_here_are_those_of_the_source() -> None:
-    for name, value in {"ROWS": ROWS, "SQUARED": SQUARED, "PARTS": PARTS, "PIECE": PIECE}.items():
+    for name, value in {"ROWS": ROWS, "SQUARED": SQUARED, "PARTS": PARTS, "PIECE": PIECE, "SEVERAL": SEVERAL}.items():
         assert re.search(rf"^#define {name} {value}$", TEXT, re.MULTILINE)
     assert f"blockIdx.x * {COLUMNS} + threadIdx.x" in TEXT
 

@@ -4,6 +4,7 @@ named; what it fails in is told apart."""
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from jobs.cell import Cell, Epochs, Model, Probe, Recipe, Reinit
 from jobs.errors import ConfigurationError, TransientError
 from jobs.result import RunResult
 from jobs.store import open_store
+from reinit.packed import PackedClassifier
 from reinit.places import Places, pin
 from reinit.ranks import Ranks, gpu_faults
 from reinit.run import Attempt, _about
@@ -34,14 +36,16 @@ from tests.reinit.tiny import sentence_task
 
 SIZES: Final[dict[str, Any]] = {
     "vocab_size": 200,
-    "hidden_size": 768,
+    "hidden_size": 256,
     "num_hidden_layers": 4,
-    "num_attention_heads": 12,
+    "num_attention_heads": 4,
     "intermediate_size": 1024,
     "max_position_embeddings": 64,
 }
 # BERT attends through torch's fused kernels, MPNet step by step and with positions that train.
 CONFIGS: Final = {"bert": BertConfig(**SIZES), "mpnet": MPNetConfig(**SIZES, pad_token_id=0)}
+# As wide as BERT-base: a row takes more threads.
+WIDE: Final = {"wide": BertConfig(**{**SIZES, "hidden_size": 768, "num_attention_heads": 12})}
 ROWS, SCORED = 96, 64
 
 LOSSES = """
@@ -59,7 +63,7 @@ print(json.dumps(losses))
 def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
     """Random networks with a tokeniser of whole words, and sentences whose label is in them."""
     words = [f"w{number}" for number in range(190)]
-    folders = {kind: save(config, tmp_path_factory.mktemp(kind)) for kind, config in CONFIGS.items()}
+    folders = {kind: save(config, tmp_path_factory.mktemp(kind)) for kind, config in {**CONFIGS, **WIDE}.items()}
     for folder in folders.values():
         special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
         vocabulary = {word: number for number, word in enumerate([*special, *words])}
@@ -154,7 +158,7 @@ def test_probes_repeat_their_bits_too(worker: Worker, places: Places) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", [*CONFIGS, *WIDE])
 def test_without_dropout_the_losses_are_the_cpus_step_by_step(worker: Worker, places: Places, kind: str) -> None:
     cell = cell_of(places, kind, dropout=0.0)
     losses: list[float] = []
@@ -214,6 +218,25 @@ def test_a_run_that_is_stopped_and_resumed_has_the_bits_of_one_that_is_not(
     resumed = bench.attempt()
     assert bench.events("resumed") == ["goes on after step 16 of 24"]
     assert measured(resumed) == measured(whole)
+
+
+@pytest.mark.gpu
+def test_no_garbage_is_collected_during_a_capture(
+    worker: Worker, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that is forgotten waits for that, with its graphs; to free one of them would end a capture."""
+    seen = set()
+    made = PackedClassifier.by
+
+    def by(form: PackedClassifier, *arguments: Any) -> torch.Tensor:
+        seen.add((torch.cuda.is_current_stream_capturing(), gc.isenabled()))
+        return made(form, *arguments)
+
+    monkeypatch.setattr(PackedClassifier, "by", by)
+    # A dropout of its own, so that nothing is captured yet.
+    worker.run(cell_of(places, "bert", dropout=0.2), 1, lambda *_: None)
+    assert seen == {(False, True), (True, False)}
+    assert gc.isenabled()
 
 
 @pytest.mark.gpu
