@@ -63,14 +63,14 @@ def test_every_kind_of_finetune_that_the_example_has_is_shipped() -> None:
 
 def test_figures_of_the_gpu_stand_on_the_page_that_they_name() -> None:
     page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
-    assert "| ours, fp32 | 4.45 |" in page
-    assert "| ours, bf16 | 2.20 |" in page
-    assert "which are 1.09 ms" in page
+    assert "| ours, fp32 | 4.13 |" in page
+    assert "| ours, bf16 | 2.12 |" in page
+    assert "which are 1.08 ms" in page
     fp32, bf16 = shipped_of("docs/performance.md")
-    assert fp32.step.typical == pytest.approx(0.00445)
-    assert bf16.step.high == pytest.approx(2 * 0.0022)
-    assert fp32.grows == pytest.approx(0.755, abs=0.001)
-    assert bf16.grows == pytest.approx(0.505, abs=0.001)
+    assert fp32.step.typical == pytest.approx(0.00413)
+    assert bf16.step.high == pytest.approx(2 * 0.00212)
+    assert fp32.grows == pytest.approx(0.738, abs=0.001)
+    assert bf16.grows == pytest.approx(0.491, abs=0.001)
 
 
 def test_the_factor_for_few_measurements_covers_nineteen_of_twenty_runs_of_the_examples() -> None:

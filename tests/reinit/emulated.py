@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,27 @@ import torch
 from reinit.kernels import SOURCE, Argument, Launch, definitions, packed_arguments
 
 CUDA: Final = Path(__file__).with_name("cuda_on_a_cpu.h")
+ADDRESSES: Final = "KERNELS_CHECK_ADDRESSES"
+"""In the environment of a process that `checking_addresses` started."""
+
+
+def checking_addresses(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments, ended by a kernel's first access to memory that nobody has asked for."""
+    libraries = [
+        subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    # Python itself gives nothing back at its end.
+    options = {"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0", ADDRESSES: "1"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **options},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
 
 
 def kernels_in(source: str) -> list[str]:
@@ -33,8 +56,10 @@ def emulated(low: torch.dtype, head: int, width: int, source: str = SOURCE.read_
     with tempfile.TemporaryDirectory() as made:
         file, library = Path(made, "kernels.cpp"), Path(made, "kernels.so")
         file.write_text("\n".join([f'#include "{CUDA}"', "#line 1", source, *entries]), encoding="utf-8")
-        # Shared memory that is too small is a fault on a GPU, and silently somebody else's memory here.
+        # Shared memory that is too small is a fault on a GPU, and would silently be somebody else's memory here.
         checks = ["-fsanitize=bounds", "-fsanitize-undefined-trap-on-error"]
+        if ADDRESSES in os.environ:
+            checks = ["-fsanitize=address"]
         flags = ["-O1", "-std=c++17", "-fPIC", "-shared", *checks, *definitions(low, head, width)]
         subprocess.run(["g++", *flags, "-o", str(library), str(file)], check=True, timeout=120)
         loaded = ctypes.CDLL(str(library))

@@ -30,7 +30,7 @@ from reinit.rows import PackedBatch, pack
 from reinit.train import losses_of
 from reinit.update import PIECE
 from tests.reinit.architectures import CONFIGS, DEPTH, VOCABULARY, load, save
-from tests.reinit.emulated import emulated, kernels_in
+from tests.reinit.emulated import checking_addresses, emulated, kernels_in
 from tests.reinit.test_packed import PACKED, packed_form, prepared, texts_of
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ to run the kernels on a processor")
@@ -149,6 +149,30 @@ def test_what_the_kernels_compute_is_what_their_source_says(folders: dict[str, P
             form, batch, fused_of(form, torch.float32, source=TEXT.replace(right, wrong))
         )
         assert abs(found_loss - loss) > 1e-4 or abs(found_norm - norm) > 1e-4 * norm
+
+
+BEYOND: Final = """
+import torch
+from tests.reinit.emulated import emulated
+from tests.reinit.test_fused import TEXT
+source = TEXT + 'extern "C" __global__ void beyond(const float* x, float* y) { y[blockIdx.x] = x[blockIdx.x]; }'
+launch = emulated(torch.float32, 8, 64, source)
+launch("beyond", (8,), (1,), torch.zeros(8), torch.zeros(8))
+print("within", flush=True)
+launch("beyond", (8,), (1,), torch.zeros(7), torch.zeros(8))
+print("beyond", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_kernels_neither_read_nor_write_beyond_their_tensors() -> None:
+    beyond = checking_addresses("-c", BEYOND)
+    assert "heap-buffer-overflow" in beyond.stderr, "such an access is seen"
+    assert beyond.stdout == "within\n"
+    chosen = "(widths and 384) or updates_are_those or long_texts or (bf16 and mpnet) or training_by_kernels"
+    found = checking_addresses("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__, "-k", chosen)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "7 passed" in found.stdout.splitlines()[-1]
 
 
 # ----------------------------------------------------------------------------------------------------------- attention
