@@ -25,7 +25,7 @@ from pydantic_core import from_json, to_json
 
 from jobs.cell import Cell, Model, Recipe, Treatment, canonical
 from jobs.columns import Batch, Columns
-from jobs.result import LARGEST_SCORE, Provenance
+from jobs.result import LARGEST_SCORE, LONGEST_SECONDS, Provenance
 from jobs.tasks import Task
 
 _CELL_FIELDS: Final = sorted(Cell.model_fields)
@@ -162,8 +162,8 @@ def _batch(lines: Sequence[Line]) -> Batch | None:
     if (
         min(map(min, metrics)) < -LARGEST_SCORE
         or max(map(max, metrics)) > LARGEST_SCORE
-        or min(gpu_seconds) < 0
-        or min(wall_seconds) < 0
+        or min(map(min, (gpu_seconds, wall_seconds))) < 0
+        or max(map(max, (gpu_seconds, wall_seconds))) > LONGEST_SECONDS
         or _keys(known, seeds, measured, predictions, bodies) != list(keys)
     ):
         return None

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Final
 
 from jobs.columns import keys_of
-from jobs.found import Damaged
+from jobs.found import Damaged, NotVerifiedError
 from jobs.patient import PatientObjects
 from jobs.recall import Recall
 from jobs.snapshots import ROWS, Snapshots, rows_in
@@ -77,7 +77,7 @@ def compact(objects: PatientObjects) -> Compacted:
         again = {key: live for key, live in again.items() if len(live) < rows_in(key)}
     damaged: list[Damaged] = []
     unread: list[Damaged] = []
-    old = [snapshots.bodies(key, live, unread) for key, live in again.items()]
+    old = [_sound(recall, snapshots.bodies(key, live, unread), live) for key, live in again.items()]
     counts: list[int] = []
     rows = heapq.merge(*old, _read(objects, recall, before.missing, damaged), key=itemgetter(0))
     written = [snapshots.write(_counted(chain([first], rows), counts)) for first in rows]
@@ -125,6 +125,18 @@ def _read(objects: PatientObjects, recall: Recall, keys: list[str], damaged: lis
             damaged.append(each)
         else:
             yield each
+
+
+def _sound(recall: Recall, rows: Iterator[Row], live: set[str]) -> Iterator[Row]:
+    """Each result that is live, once: a snapshot of a stranger may say of one several things, of which one is so."""
+    for key, data in rows:
+        if key in live:
+            try:
+                recall.verify(key, data)
+            except NotVerifiedError:
+                continue
+            live.remove(key)
+            yield key, data
 
 
 def _counted(rows: Iterator[Row], counts: list[int]) -> Iterator[Row]:

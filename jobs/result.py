@@ -19,13 +19,17 @@ from pydantic import (
     PositiveInt,
     StringConstraints,
     TypeAdapter,
+    field_validator,
     model_validator,
 )
 
 from jobs.cell import Cell, Digest, Seed, canonical
 from jobs.tasks import Frozen
 
-Seconds = Annotated[FiniteFloat, Field(ge=0)]
+LONGEST_SECONDS: Final = 1e9
+"""Thirty years: no run takes longer, and sums of what is said to are not finite."""
+
+Seconds = Annotated[FiniteFloat, Field(ge=0, le=LONGEST_SECONDS)]
 PredictionsHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -91,6 +95,16 @@ class _Run(Frozen):
         if self.digest != self.cell.digest:
             raise ValueError(f"digest {self.digest[:12]} is not the cell's, {self.cell.digest[:12]}")
         return self
+
+    @field_validator("finished_at")
+    @classmethod
+    def _has_a_time_in_utc(cls, finished_at: datetime) -> datetime:
+        """The first hours of year 1 in a zone to the east are before all times that a table can hold."""
+        try:
+            finished_at.astimezone(UTC)
+        except OverflowError as error:
+            raise ValueError("a time that has none in UTC") from error
+        return finished_at
 
     def to_bytes(self) -> bytes:
         """The object's bytes: canonical JSON, so that equal results are equal objects."""
@@ -159,6 +173,12 @@ class DivergedRun(_Run):
     diverged_step: NonNegativeInt
     """Optimiser steps done before the loss was not finite."""
     loss: Literal["nan", "inf", "-inf"]
+
+    @model_validator(mode="after")
+    def _within_its_steps(self) -> DivergedRun:
+        if self.diverged_step > self.cell.steps:
+            raise ValueError(f"diverged_step is {self.diverged_step}, the cell has {self.cell.steps} steps")
+        return self
 
     def _measured(self) -> set[str]:
         return {"status", "diverged_step", "loss"}

@@ -76,7 +76,7 @@ def a_result(
 
 
 def a_diverged(cell: Cell | None = None, seed: int = 1, *, later: float = 0, **changes: Any) -> DivergedRun:
-    """A run whose loss became NaN after 7 steps."""
+    """A run whose loss became NaN after 7 steps, or all where there are fewer."""
     cell = cell or a_cell()
     fields: dict[str, Any] = {
         "cell": cell,
@@ -86,7 +86,7 @@ def a_diverged(cell: Cell | None = None, seed: int = 1, *, later: float = 0, **c
         "gpu_seconds": 0.0,
         "finished_at": FINISHED + timedelta(seconds=later),
         "provenance": a_provenance(),
-        "diverged_step": 7,
+        "diverged_step": min(7, cell.steps),
         "loss": "nan",
     }
     return DivergedRun(**fields | changes)

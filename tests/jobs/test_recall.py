@@ -16,7 +16,7 @@ from jobs.cell import Cell
 from jobs.columns import Batch
 from jobs.found import NotVerifiedError, Verified, verify
 from jobs.recall import Recall
-from jobs.result import DivergedRun, RunResult
+from jobs.result import LONGEST_SECONDS, DivergedRun, RunResult
 from jobs.tasks import GLUE
 from tests.make import a_cell, a_diverged, a_provenance, a_result
 
@@ -78,8 +78,8 @@ def results(draw: st.DrawFn) -> RunResult:
         cell,
         draw(st.integers(0, 2**32 - 1)),
         metrics=metrics,
-        wall_seconds=draw(st.floats(0, allow_infinity=False)),
-        gpu_seconds=draw(st.floats(0, allow_infinity=False)),
+        wall_seconds=draw(st.floats(0, LONGEST_SECONDS)),
+        gpu_seconds=draw(st.floats(0, LONGEST_SECONDS)),
         train_loss=draw(finite),
         finished_at=draw(times),
         predictions=draw(st.binary(min_size=32, max_size=32)).hex(),
@@ -146,6 +146,9 @@ TWISTED = {
     "an integer for a float": (b'"gpu_seconds":0.0', b'"gpu_seconds":0'),
     "minus zero": (b'"gpu_seconds":0.0', b'"gpu_seconds":-0.0'),
     "a negative time": (b'"wall_seconds":20.0', b'"wall_seconds":-20.0'),
+    "thirty years": (b'"wall_seconds":20.0', b'"wall_seconds":1000000000.0'),
+    "more than thirty years": (b'"wall_seconds":20.0', b'"wall_seconds":1000000000.1'),
+    "more than thirty years of a GPU": (b'"gpu_seconds":0.0', b'"gpu_seconds":1e+300'),
     "another form of a number": (b'"wall_seconds":20.0', b'"wall_seconds":2e1'),
     "no number": (b'"train_loss":0.25', b'"train_loss":NaN'),
     "an infinite number": (b'"train_loss":0.25', b'"train_loss":1e999'),

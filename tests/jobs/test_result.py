@@ -85,9 +85,12 @@ def test_the_score_is_the_headline_metric() -> None:
         ({"train_loss": float("nan")}, "finite"),
         ({"wall_seconds": float("inf")}, "finite"),
         ({"wall_seconds": -1}, "greater than or equal to 0"),
+        ({"wall_seconds": 1.1e9}, "less than or equal to 1000000000"),
+        ({"gpu_seconds": 1e308}, "less than or equal to 1000000000"),
         ({"digest": "0" * 64}, "is not the cell's"),
         ({"digest": "short"}, "pattern"),
         ({"finished_at": datetime(2026, 1, 1)}, "timezone"),  # noqa: DTZ001
+        ({"finished_at": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))}, "has none in UTC"),
         ({"seed": -1}, "greater than or equal to 0"),
         ({"seed": 2**32}, "less than"),
         ({"predictions": "../x"}, "pattern"),
@@ -100,6 +103,12 @@ def test_the_score_is_the_headline_metric() -> None:
 def test_a_result_that_cannot_be_true_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         a_result(**changes)
+
+
+def test_a_run_diverges_within_its_steps_or_by_the_last() -> None:
+    assert a_diverged(diverged_step=a_cell().steps).diverged_step == 63
+    with pytest.raises(ValidationError, match="diverged_step is 64, the cell has 63 steps"):
+        a_diverged(diverged_step=64)
 
 
 def test_a_diverged_run_has_no_score() -> None:

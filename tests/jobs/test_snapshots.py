@@ -547,6 +547,21 @@ def test_what_is_no_snapshot_is_named_and_left_where_it_is(lie: str) -> None:
     assert memory.held[key] == data
 
 
+def test_of_a_snapshot_that_says_several_things_of_a_result_a_compaction_keeps_what_is_so_once() -> None:
+    memory = Memory()
+    put(memory, *some(2))
+    (first, one), (second, other) = [(result.key, result.to_bytes()) for result in some(2)]
+    key, data = snapshot([(first, other), (first, one), (second, other), (first, one), (second, one)])
+    memory.held[key] = data
+    compacted = store_of(memory).compact()
+    assert (compacted.results, compacted.packed, compacted.removed) == (2, 0, (key,))
+    (left,) = memory.of(PREFIX)
+    assert sorted(keys_in(memory.held[left])) == sorted([first, second])
+    again = store_of(memory).compact()
+    assert (again.results, again.written, again.removed) == (2, (), ())
+    assert_same(memory)
+
+
 def test_a_snapshot_that_would_not_fit_into_memory_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = filled()
     store_of(memory).compact()

@@ -142,6 +142,8 @@ class Kinds:
         self.changed("a loss: NaN", "finite", train_loss=float("nan"))
         self.changed("seconds: below zero", "greater than or equal to 0", wall_seconds=-1.0)
         self.changed("seconds: infinite", "finite", gpu_seconds=float("inf"))
+        self.changed("seconds: of ages", "wall_seconds: Input should be less", wall_seconds=1e308)
+        self.changed("seconds of a GPU: of ages", "gpu_seconds: Input should be less", gpu_seconds=1e308)
         self.twisted("a number twice", f'"seed":{SEED}', f'"seed":{SEED},"seed":{SEED}', "stands twice")
         self.twisted(
             "steps: a float", f'"steps":{self.sound.steps}', f'"steps":{self.sound.steps}.0', "steps: Input should be"
@@ -159,11 +161,14 @@ class Kinds:
         self.changed("other rows trained on", "train_rows is 499", train_rows=499)
         self.changed("fewer steps", "steps is 1,", steps=1)
         self.changed("a time without a zone", "timezone", finished_at="2026-01-02T03:04:05")
+        self.changed("a time before all times", "a time that has none in UTC", finished_at="0001-01-01T00:00:00+05:00")
         self.changed("a time as a number", "finished_at: Input should be", finished_at=1767323045)
         self.changed("predictions that are no hash", "predictions: String should match", predictions="../../etc/passwd")
         self.changed("no cell", "cell: Input should be", cell=None)
         self.without("no provenance", "provenance", "provenance: Field required")
         self.changed("diverged, with scores", "Extra inputs", status="diverged", diverged_step=1, loss="nan")
+        diverged = {**json.loads(a_diverged(self.cell, SEED).to_bytes()), "diverged_step": 10**30}
+        self.hashed("diverged after more steps than it has", compact(diverged), "diverged_step is 1000000")
 
     def of_others(self, other: Cell) -> None:
         """Of another cell, study or science."""
