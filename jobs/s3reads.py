@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BufferedReader
 from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import quote, unquote_plus, urlsplit
@@ -45,6 +46,7 @@ _BETWEEN: Final = "~"
 """After a digit: later than any digest that begins with it, and no key's beginning. SeaweedFS leaves out what is in a
 folder that a listing is to begin after."""
 _LENGTHS: Final = (b"content-length", b"transfer-encoding")
+_ENCODED: Final = b"<EncodingType>url</EncodingType>"
 _TOKEN: Final = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _TRUNCATED: Final = re.compile(rb"<IsTruncated>(true|false)</IsTruncated>")
 
@@ -63,7 +65,7 @@ class _Road:
     """An open connection, and what comes back on it."""
 
     sock: socket.socket
-    answers: BinaryIO
+    answers: BufferedReader
 
     def close(self) -> None:
         self.answers.close()
@@ -123,10 +125,10 @@ class SignedReads:
         request = f"GET {target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("ascii")
         data = None
         with suppress(OSError, ValueError):
-            while self._idle and data is None:
+            while (road := self._rested()) is not None:
                 # A server closes what has been idle for long: then there is no answer at all.
                 with suppress(ConnectionError):
-                    data = self._over(self._idle.pop(), request, most_bytes)
+                    data = self._over(road, request, most_bytes)
                     break
             else:
                 data = self._over(self._road(), request, most_bytes)
@@ -145,6 +147,26 @@ class SignedReads:
             else:
                 self._idle.append(road)
         return data
+
+    def _rested(self) -> _Road | None:
+        """An idle connection, if there is one on which nothing came unasked: that would pass for the next answer."""
+        # Whether one is left may change between two looks: there are other threads.
+        with suppress(IndexError):
+            while not self._is_silent(road := self._idle.pop()):
+                road.close()
+            return road
+        return None
+
+    def _is_silent(self, road: _Road) -> bool:
+        road.sock.settimeout(0)
+        try:
+            return not road.answers.peek(1)
+        except ssl.SSLWantReadError:
+            return True
+        except OSError:
+            return False
+        finally:
+            road.sock.settimeout(self._seconds)
 
     def _road(self) -> _Road:
         """A new connection."""
@@ -306,6 +328,9 @@ def _page(data: bytes, prefix: str) -> Page | None:
     truncated, tokens = _TRUNCATED.findall(around), _TOKEN.findall(around)
     text = b"\n".join([entry.partition(b"</Key>")[0] for entry in entries])
     if len(truncated) != 1 or len(entries) != data.count(b"<Contents>") or b"<" in text or b"&" in text:
+        return None
+    # A server that does not say that names are encoded may have sent them as they are.
+    if text.count(b"\n") >= max(len(entries), 1) or (_ENCODED not in around and (b"%" in text or b"+" in text)):
         return None
     names = text.replace(b"%2F", b"/").decode()
     keys = names.split("\n") if entries else []

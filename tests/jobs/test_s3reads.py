@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -211,8 +212,41 @@ def test_a_connection_that_was_closed_while_it_was_idle_is_no_failure(reads: Sig
         assert not reads.has_given_up
 
 
+@pytest.mark.parametrize(
+    "reads", [b"".join(HEAD + b"Content-Length: 4\r\n\r\n" + body for body in (b"body", b"evil"))], indirect=True
+)
+def test_what_nobody_asked_for_is_no_answer_to_the_next_question(reads: SignedReads) -> None:
+    for _ in range(5):
+        assert reads.get("runs/x", 100) == b"body"
+
+
+class TakenMeanwhile(deque[Any]):
+    """Idle connections of which another thread takes the last after this one saw that there is one."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __bool__(self) -> bool:
+        return not self.seen
+
+    def pop(self) -> Any:  # type: ignore[override]  # it has no argument here either
+        self.seen = True
+        return super().pop()
+
+    seen = False
+
+
+@pytest.mark.parametrize("reads", [HEAD + b"Content-Length: 4\r\n\r\nbody"], indirect=True)
+def test_a_connection_that_another_thread_took_is_no_error(reads: SignedReads) -> None:
+    reads._idle = TakenMeanwhile()
+    assert reads.get("runs/x", 100) == b"body"
+    jobs.s3reads._close(reads._idle)
+
+
 LISTED = b'<?xml version="1.0"?><ListBucketResult><IsTruncated>%s</IsTruncated>%s</ListBucketResult>'
 ENTRY = b"<Contents><Key>runs/%s</Key></Contents>"
+ENCODED = b"<EncodingType>url</EncodingType>"
+"""What boto3 needs to see before it decodes names."""
 ENTRY_FIRST = b"<ListBucketResult>%s%s<IsTruncated>false</IsTruncated></ListBucketResult>" % (
     ENTRY % b"a",
     ENTRY % b"b",
@@ -224,7 +258,11 @@ ENTRY_FIRST = b"<ListBucketResult>%s%s<IsTruncated>false</IsTruncated></ListBuck
     [
         (LISTED % (b"false", ENTRY % b"a"), ("runs/a",)),
         (LISTED % (b"false", b""), ()),
-        (LISTED % (b"false", ENTRY % b"a%2Fb%25+c"), ("runs/a/b% c",)),
+        (LISTED % (b"false", ENTRY % b"a%2Fb%25+c" + ENCODED), ("runs/a/b% c",)),
+        (LISTED % (b"false", ENTRY % b"a%0Ab" + ENCODED), ("runs/a\nb",)),
+        (LISTED % (b"false", ENTRY % b"a%2Fb"), None),
+        (LISTED % (b"false", ENTRY % b"a+b"), None),
+        (LISTED % (b"false", ENTRY % b"a\nruns/b"), None),
         (LISTED % (b"true", b""), None),
         (LISTED % (b"", ENTRY % b"a"), None),
         (LISTED % (b"false", b"<Contents><Key>other/a</Key></Contents>"), None),
@@ -345,4 +383,8 @@ def test_a_certificate_is_checked_as_boto3_checks_it(
     monkeypatch.setenv(name, str(trusted))
     objects = bare(s3_bucket)
     objects.put("runs/x", b"body")
-    assert reads_of(objects).get("a/prefix/runs/x", 100) == b"body"
+    reads = reads_of(objects)
+    for _ in range(3):
+        assert reads.get("a/prefix/runs/x", 100) == b"body"
+        (road,) = reads._idle
+        assert reads._is_silent(road)
