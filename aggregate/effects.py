@@ -103,8 +103,9 @@ def _layer_effects(where: Where, by_layers: Mapping[Layers, Scores], gain: Score
     for width in sorted({len(layers) for layers in by_layers}):
         family = {layers: by_layers[layers] for layers in sorted(by_layers) if len(layers) == width}
         known = [student(list(scores.values())) for scores in family.values()]
-        tested = {index: 2 * min(each.above(), each.below()) for index, each in enumerate(known) if each.error}
-        adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+        # What cannot be tested has p = 1, and is one of the family like the others.
+        p_values = [min(1.0, 2 * min(each.above(), each.below())) for each in known]
+        adjusted = holm(p_values)
         level = 1 - (1 - LEVEL) / len(family)
         for index, (layers, scores) in enumerate(family.items()):
             yield LayerEffect(
@@ -113,8 +114,8 @@ def _layer_effects(where: Where, by_layers: Mapping[Layers, Scores], gain: Score
                 effect=known[index].interval,
                 simultaneous=mean_interval(list(scores.values()), level),
                 share=Share(scores, gain).interval,
-                p=tested.get(index),
-                p_holm=adjusted.get(index),
+                p=p_values[index] if known[index].error else None,
+                p_holm=adjusted[index] if known[index].error else None,
                 family=len(family),
             )
 

@@ -51,6 +51,16 @@ def test_p_values_are_holms_and_simultaneous_intervals_bonferronis_over_the_laye
     assert one.simultaneous.low == pytest.approx(stats.ttest_1samp(lost, 0).confidence_interval(1 - 0.05 / 12).low)
 
 
+def test_an_effect_that_cannot_be_tested_is_paid_for_like_those_beside_it() -> None:
+    lost = (TABLE["size"] == "5000") & TABLE["redrawn"].map(lambda each: each == (3,)) & (TABLE["seed"] > 1)
+    singles = [each for each in effects.necessity(TABLE[~lost]) if each.where.size == "5000" and len(each.layers) == 1]
+    (alone,) = [each for each in singles if each.effect.n == 1]
+    assert (alone.layers, alone.p, alone.p_holm, alone.family) == ((3,), None, None, 12)
+    smallest = min(singles, key=lambda each: each.p or 1)
+    assert smallest.p is not None
+    assert smallest.p_holm == pytest.approx(min(1, smallest.family * smallest.p))
+
+
 def test_alignment_has_gap_and_correlations_for_each_probe_and_size_and_warns_of_ranks() -> None:
     found = effects.alignment(TABLE)
     assert [(each.where.size, each.probe) for each in found] == [

@@ -23,6 +23,16 @@ def test_holm_never_makes_a_p_value_smaller_keeps_their_order_and_never_exceeds_
     assert by_p == sorted(by_p)
 
 
+@given(P_VALUES, st.floats(0.001, 0.5))
+def test_holm_rejects_what_his_procedure_rejects_step_by_step(p: list[float], level: float) -> None:
+    rejected = set()
+    for rank, index in enumerate(sorted(range(len(p)), key=lambda each: p[each])):
+        if p[index] * (len(p) - rank) > level:
+            break
+        rejected.add(index)
+    assert {index for index, adjusted in enumerate(holm(p)) if adjusted <= level} == rejected
+
+
 @given(P_VALUES)
 def test_holm_lies_between_no_correction_and_bonferroni_and_above_the_false_discovery_rate(p: list[float]) -> None:
     bonferroni = [min(1.0, len(p) * each) for each in p]

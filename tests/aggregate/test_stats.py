@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 
 from aggregate.stats import differences, mean_interval, paired_difference, unit_means, welch_difference
 
@@ -59,6 +59,13 @@ def test_a_value_that_is_not_finite_is_refused(value: float) -> None:
 def test_a_level_outside_zero_and_one_is_refused(level: float) -> None:
     with pytest.raises(ValueError, match="level"):
         mean_interval([0.5, 0.6], level)
+
+
+@given(SCORES, st.sampled_from([0.8, 0.95, 0.99]))
+def test_the_interval_is_scipys_wherever_values_differ(values: list[float], level: float) -> None:
+    assume(max(values) > min(values))
+    ours, theirs = mean_interval(values, level), ttest_1samp(values, 0).confidence_interval(level)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6, abs=1e-9)
 
 
 @given(SCORES, st.floats(-5, 5))
@@ -116,6 +123,17 @@ def test_a_seed_without_a_baseline_is_named_and_in_no_difference() -> None:
     assert paired.interval.n == 2
     assert paired.interval.mean == pytest.approx(-0.075)
     assert paired.unpaired == (5, 7)
+
+
+@given(*[st.dictionaries(st.integers(0, 9), st.floats(-1, 1).map(lambda score: round(score, 6)), max_size=9)] * 2)
+def test_a_paired_difference_is_scipys_over_the_seeds_that_both_have(
+    scores: dict[int, float], baseline: dict[int, float]
+) -> None:
+    shared, paired = sorted(scores.keys() & baseline.keys()), paired_difference(scores, baseline)
+    assert (paired.interval.n, set(paired.unpaired)) == (len(shared), scores.keys() - baseline.keys())
+    assume(len(set(differences(scores, baseline))) > 1)
+    theirs = ttest_rel([scores[seed] for seed in shared], [baseline[seed] for seed in shared]).confidence_interval(0.95)
+    assert (paired.interval.low, paired.interval.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6, abs=1e-9)
 
 
 def test_no_shared_seed_says_so() -> None:

@@ -207,6 +207,20 @@ def _scores_swapped(draw: random.Random, data: bytes, other: bytes) -> bytes:
     return canonical(fields)
 
 
+def _seconds(draw: random.Random, data: bytes, _: bytes) -> bytes:
+    fields = json.loads(data)
+    name = draw.choice(["wall_seconds", "gpu_seconds", "train_loss"])
+    fields[name] = draw.choice([1e9, 1000000000.1, 1e300, -1.0, 0.0, 5e-324, -5e-324, 1e-05, 0.0001, 1e16, 1, 2**70])
+    return canonical(fields)
+
+
+def _counts(draw: random.Random, data: bytes, _: bytes) -> bytes:
+    fields = json.loads(data)
+    name = draw.choice([each for each in ("steps", "train_rows", "seed", "diverged_step") if each in fields])
+    fields[name] = draw.choice([fields[name] + 1, fields[name] - 1, 0, 2**32 - 1, 2**32, 10**9, 10**30, 1.0, True])
+    return canonical(fields)
+
+
 def _spliced(draw: random.Random, data: bytes, other: bytes) -> bytes:
     """Halves of two, or both, in which a reader of lines may see two lines or one."""
     end, begin = draw.randrange(len(data)), draw.randrange(len(other))
@@ -246,6 +260,8 @@ BODIES: Final[dict[str, Alter]] = {
     "another's metrics": _whole("metrics"),
     "another's predictions": _whole("predictions"),
     "scores swapped": _scores_swapped,
+    "other seconds": _seconds,
+    "other counts": _counts,
     "spliced": _spliced,
     "a provenance twice": _provenance_twice,
     "as it was": lambda _, data, __: data,
