@@ -97,8 +97,9 @@ class Recall:
         if (provenance := self._provenances.get(data)) is None:
             host = _HOST.search(data)
             without = None if host is None else (data[: host.start(1)], data[host.end(1) :])
-            if host and without in self._elsewhere:
-                provenance = moved(self._elsewhere[without], host[1].decode())
+            # Another thread may forget it at any time: it is looked up once.
+            if host and without and (known := self._elsewhere.get(without)):
+                provenance = moved(known, host[1].decode())
             elif (provenance := _provenance(data)) is None:
                 return None
             for remembered in (self._provenances, self._elsewhere):

@@ -197,13 +197,14 @@ def _whole(name: str) -> Alter:
     return swapped
 
 
-def _scores_swapped(draw: random.Random, data: bytes, other: bytes) -> bytes:
+def _scores(draw: random.Random, data: bytes, other: bytes) -> bytes:
+    """The scores in another order, another's among them, or one that is none."""
     fields, theirs = json.loads(data), json.loads(other)
     metrics, given = fields.get("metrics", {}), list(theirs.get("metrics", {"": 0.5}).values())
-    values = (
-        draw.sample([*metrics.values(), *given], len(metrics)) if draw.random() < 0.5 else [*metrics.values()][::-1]
-    )
-    fields["metrics"] = dict(zip(metrics, values, strict=True))
+    values = draw.sample([*metrics.values(), *given], len(metrics))
+    if values and draw.random() < 0.5:
+        values[0] = draw.choice([-1.5, 1.5, -1.00000001, 1.00000001, 1.0000000001, 90.25, -0.0, 1])
+    fields["metrics"] = dict(zip(draw.sample(list(metrics), len(metrics)), values, strict=True))
     return canonical(fields)
 
 
@@ -259,7 +260,7 @@ BODIES: Final[dict[str, Alter]] = {
     "another's seed": _whole("seed"),
     "another's metrics": _whole("metrics"),
     "another's predictions": _whole("predictions"),
-    "scores swapped": _scores_swapped,
+    "other scores": _scores,
     "other seconds": _seconds,
     "other counts": _counts,
     "spliced": _spliced,
