@@ -157,7 +157,12 @@ def _time(draw: random.Random, data: bytes, _: bytes) -> bytes:
     at = draw.randrange(len(old))
     times = [b"0001-01-01T00:00:00Z", b"9999-12-31T23:59:59.999999Z", b"0000-01-01T00:00:00Z", b"2026-02-30T00:00:00Z"]
     times += [b"2026-01-02T24:00:00Z", b"2026-01-02T03:04:60Z", b"2026-01-02T03:04:05.100Z", b"2026-01-02T03:04:05z"]
-    times += [b"2026-01-02T03:04:05.000001Z", b"2026-01-02T03:04:05+00:00", b"0001-01-01T00:00:00+05:00"]
+    times += [
+        b"2026-01-02T03:04:05.000001Z",
+        b"2026-01-02T03:04:05.000000Z",
+        b"2026-01-02T03:04:05+00:00",
+        b"0001-01-01T00:00:00+05:00",
+    ]
     times += [b"2026-01-02T03:04:05+02:00", b"2026-01-02 03:04:05Z", b"20260102T030405Z", b"2026-W01-5T03:04:05Z"]
     times += [old[:at] + draw.choice([b"0", b"1", b"9", b":", b"-", b".", b"Z", b"T", b""]) + old[at + 1 :]] * 5
     return data[:begin] + draw.choice(times) + data[end:]
@@ -276,30 +281,40 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def _science(data: bytes) -> str:
-    """What the science hash of these bytes would be, as far as they are JSON."""
+def _fields(data: bytes) -> dict[str, Any]:
+    """What these bytes say, as far as they are JSON."""
     try:
         fields = json.loads(data)
-        measured = ("status", "metrics", "predictions", "diverged_step", "loss")
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _science(data: bytes) -> str:
+    """What the science hash of these bytes would be."""
+    fields = _fields(data)
+    measured = ("status", "metrics", "predictions", "diverged_step", "loss")
+    try:
         return _hash(canonical({name: fields[name] for name in measured if name in fields}))
-    except (ValueError, TypeError):
+    except ValueError:
         return "0" * 12
 
 
 def keyed(draw: random.Random, key: str, data: bytes, other: str) -> str:
     """A key for altered bytes: mostly one that all hashes of it are right for."""
     folder, digest, name = key.split("/")
-    seed, science, body, _ = name.split(".")
+    seed, science, *_ = name.split(".")
     theirs = other.split("/")[2].split(".")
     body, new = _hash(data), _science(data)
+    if draw.random() < 0.5:
+        # What the bytes say of themselves.
+        fields = _fields(data)
+        return f"{folder}/{fields.get('digest', digest)}/{fields.get('seed', seed)}.{new}.{body}.json"
     return draw.choice(
         [
             key,
             other,
             f"{folder}/{digest}/{seed}.{science}.{body}.json",
-            f"{folder}/{digest}/{seed}.{new}.{body}.json",
-            f"{folder}/{digest}/{seed}.{new}.{body}.json",
-            f"{folder}/{digest}/{seed}.{new}.{body}.json",
             f"{folder}/{digest}/{theirs[0]}.{new}.{body}.json",
             f"{folder}/{other.split('/')[1]}/{seed}.{new}.{body}.json",
             f"{folder}/{digest}/0{seed}.{new}.{body}.json",

@@ -30,7 +30,7 @@ TARGETS: Final = {
     "test_duplicates": "several pods on one run: one result, or a conflict that is shown and never averaged",
     "test_controller": "random schedules of a Job controller: every run exactly once",
     "test_foreign_objects": "at least 30 kinds: each named, none in a table",
-    "test_fast_reading": "altered results and snapshots: believed, named and counted as by the plain way, object by object",
+    "test_fast_reading": "altered results and snapshots: read quickly, what is believed and named is as read plainly",
     "test_malformed": "at least 10,000 files: no traceback, no hang, no growth of memory",
     "test_mutants": "survivors listed, each with its reason",
     "test_scale": "10,000 cells on 2 cores: memory bounded, times printed",
