@@ -87,6 +87,21 @@ def test_most_pages_of_a_long_listing_and_all_results_are_read_without_boto3(
     assert asked == ["listed", "read"]
 
 
+def test_a_prefix_of_all_letters_that_one_may_have_is_asked_for_as_boto3_does(
+    s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = "a.b=c+d/@e!f,g-h_~"
+    keys = [f"runs/{digest}/1.json" for digest in DIGESTS]
+    for key in keys:
+        s3_server.client.put_object(Bucket=s3_bucket, Key=f"{prefix}/{key}", Body=key.encode())
+    monkeypatch.setattr(jobs.s3, "PAGE_KEYS", 7)
+    objects = S3Objects(s3_bucket, prefix)
+    list(objects.keys("runs/"))
+    monkeypatch.setattr(objects, "_ask", None)
+    assert sorted(objects.keys("runs/")) == sorted(keys)
+    assert [objects.get(key) for key in keys] == [key.encode() for key in keys]
+
+
 def test_that_there_is_nothing_is_for_boto3_to_say(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = bare(s3_bucket)
     asked: list[str] = []
