@@ -37,6 +37,10 @@ LARGEST_SCORE: Final = 1 + 1e-9
 """No metric of a task is larger; a correlation may be rounded to a hair above 1."""
 
 
+MOST_MORE_METRICS: Final = 32
+"""Metrics that a result may have besides its task's; each is a column of every table of runs."""
+
+
 class Provenance(Frozen):
     """Where and with what a number was made; the fields that can move bits make up the numerics version."""
 
@@ -148,6 +152,8 @@ class RunResult(_Run):
         wanted = {f"{split}/{metric}" for split in task.splits for metric in task.metrics}
         if missing := wanted - set(self.metrics):
             raise ValueError(f"metrics lack {sorted(missing)}, got {sorted(self.metrics)}")
+        if (more := len(self.metrics) - len(wanted)) > MOST_MORE_METRICS:
+            raise ValueError(f"{more} metrics more than the task's, at most {MOST_MORE_METRICS} are allowed")
         if wrong := {name for name in wanted if abs(self.metrics[name]) > LARGEST_SCORE}:
             raise ValueError(f"{sorted(wrong)} are beyond 1")
         rows = dict(zip(task.splits, task.validation_rows, strict=True))

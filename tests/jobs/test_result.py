@@ -86,6 +86,7 @@ def test_the_score_is_the_headline_metric() -> None:
         ({"wall_seconds": float("inf")}, "finite"),
         ({"wall_seconds": -1}, "greater than or equal to 0"),
         ({"wall_seconds": 1.1e9}, "less than or equal to 1000000000"),
+        ({"metrics": {"validation/accuracy": 0.5, **dict.fromkeys(map(str, range(33)), 0.5)}}, "33 metrics more"),
         ({"gpu_seconds": 1e308}, "less than or equal to 1000000000"),
         ({"digest": "0" * 64}, "is not the cell's"),
         ({"digest": "short"}, "pattern"),

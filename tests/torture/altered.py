@@ -290,14 +290,15 @@ def _fields(data: bytes) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _science(data: bytes) -> str:
-    """What the science hash of these bytes would be."""
-    fields = _fields(data)
+def _science(data: bytes, before: str) -> str:
+    """What the science hash of these bytes would be; as before where they are no JSON."""
+    if not (fields := _fields(data)):
+        return before
     measured = ("status", "metrics", "predictions", "diverged_step", "loss")
     try:
         return _hash(canonical({name: fields[name] for name in measured if name in fields}))
     except ValueError:
-        return "0" * 12
+        return before
 
 
 def keyed(draw: random.Random, key: str, data: bytes, other: str) -> str:
@@ -305,7 +306,7 @@ def keyed(draw: random.Random, key: str, data: bytes, other: str) -> str:
     folder, digest, name = key.split("/")
     seed, science, *_ = name.split(".")
     theirs = other.split("/")[2].split(".")
-    body, new = _hash(data), _science(data)
+    body, new = _hash(data), _science(data, science)
     if draw.random() < 0.5:
         # What the bytes say of themselves.
         fields = _fields(data)

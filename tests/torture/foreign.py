@@ -139,6 +139,8 @@ class Kinds:
         self.changed("a score: per cent", "beyond 1", metrics={headline: 90.25})
         self.changed("a score: none at all", "at least 1", metrics={})
         self.changed("a score: of another metric", "metrics lack", metrics={"validation/f1": 0.9})
+        many = {headline: 0.9, **{f"validation/{number}": 0.5 for number in range(33)}}
+        self.changed("a score: and many more", "33 metrics more than the task's", metrics=many)
         self.changed("a loss: NaN", "finite", train_loss=float("nan"))
         self.changed("seconds: below zero", "greater than or equal to 0", wall_seconds=-1.0)
         self.changed("seconds: infinite", "finite", gpu_seconds=float("inf"))
