@@ -221,9 +221,14 @@ def _seconds(draw: random.Random, data: bytes, _: bytes) -> bytes:
 
 
 def _counts(draw: random.Random, data: bytes, _: bytes) -> bytes:
+    """Another whole number, or the same in another spelling."""
     fields = json.loads(data)
     name = draw.choice([each for each in ("steps", "train_rows", "seed", "diverged_step") if each in fields])
-    fields[name] = draw.choice([fields[name] + 1, fields[name] - 1, 0, 2**32 - 1, 2**32, 10**9, 10**30, 1.0, True])
+    value = fields[name]
+    if draw.random() < 0.5:
+        form = draw.choice(["0%d", "%d.0", "-%d", "%de0", "+%d", " %d", '"%d"', "%d "])
+        return data.replace(f'"{name}":{value},'.encode(), f'"{name}":{form % value},'.encode(), 1)
+    fields[name] = draw.choice([value + 1, value - 1, 0, 2**32 - 1, 2**32, 10**9, 10**30, 1.0, True])
     return canonical(fields)
 
 
