@@ -210,7 +210,8 @@ def harm(draw: random.Random, held: dict[str, bytes]) -> None:
         one = draw.choice(sound)
         held[one.key] = altered(draw, one, sound)[1]
     elif kind == 2 and results:
-        del held[draw.choice(results)]
+        for key in draw.sample(results, min(5, len(results))):
+            del held[key]
     elif kind == 3:
         runs = [a_run(draw, draw.choice(CELLS), draw.randrange(14)) for _ in range(3)]
         held.update((run.key, run.to_bytes()) for run in runs)
@@ -223,6 +224,7 @@ def harm(draw: random.Random, held: dict[str, bytes]) -> None:
     elif kind == 6 and snapshots and sound:
         # Under a name that is right, with rows that are altered, some twice, and in any order.
         rows = rows_of(key := draw.choice(snapshots), held[key])
+        rows += draw.sample(rows, min(5, len(rows)))
         rows += [altered(draw, draw.choice(sound), sound) for _ in range(10)]
         rows += [(one.key, altered(draw, one, sound)[1]) for one in draw.choices(sound, k=10)]
         held.update([snapshot(draw.sample(rows, len(rows)))])
