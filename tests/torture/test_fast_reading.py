@@ -27,6 +27,7 @@ from jobs.found import Damaged, Found, NotVerifiedError, Verified, settle, verif
 from jobs.objects import check_key
 from jobs.plan import Plan, PlannedCell
 from jobs.recall import Recall
+from jobs.result import DivergedRun, RunResult
 from jobs.snapshots import KEY, PREFIX, packed
 from jobs.store import Store
 from tests.figures import full, record
@@ -34,6 +35,7 @@ from tests.torture.altered import CELLS, Row, a_run, altered
 
 TARGET: Final = "altered results and snapshots: read quickly, what is believed and named is as read plainly"
 SEED: Final = int(os.environ.get("REINIT_TORTURE_SEED", "") or time.time_ns() % 10**6)
+Run = RunResult | DivergedRun
 KNOWN: Final = {cell.digest: cell for cell in CELLS}
 
 
@@ -197,42 +199,54 @@ def snapshot(rows: list[Row]) -> Row:
     return f"{PREFIX}{hashlib.sha256(data).hexdigest()}.{count}.parquet", data
 
 
+def harm_objects(draw: random.Random, held: dict[str, bytes], results: list[str], sound: list[Run]) -> None:
+    """Something that befalls results; `sound` are those that are what their keys say."""
+    kind = draw.randrange(4)
+    if kind == 0:
+        runs = [a_run(draw, draw.choice(CELLS), draw.randrange(14)) for _ in range(3)]
+        held.update((run.key, run.to_bytes()) for run in runs)
+    elif kind == 1:
+        for key in draw.sample(results, min(5, len(results))):
+            del held[key]
+    elif kind == 2 and sound:
+        held.update(altered(draw, draw.choice(sound), sound) for _ in range(5))
+    elif sound:
+        # Under a key that it has already.
+        one = draw.choice(sound)
+        held[one.key] = altered(draw, one, sound)[1]
+
+
+def harm_snapshots(draw: random.Random, held: dict[str, bytes], key: str, sound: list[Run]) -> None:
+    """Something that befalls one of them."""
+    kind, data = draw.randrange(4), held[key]
+    if kind == 0:
+        at = draw.randrange(len(data))
+        held[key] = data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
+    elif kind == 1:
+        del held[key]
+    elif kind == 2 and sound:
+        # Under a name that is right, with rows that are altered, some twice, and in any order.
+        rows = rows_of(key, data)
+        rows += draw.sample(rows, min(5, len(rows)))
+        rows += [altered(draw, draw.choice(sound), sound) for _ in range(10)]
+        rows += [(one.key, altered(draw, one, sound)[1]) for one in draw.choices(sound, k=10)]
+        held.update([snapshot(draw.sample(rows, len(rows)))])
+    elif sound:
+        rows = [(draw.choice(sound).key, one.to_bytes()) for one in draw.choices(sound, k=5)]
+        held.update([snapshot(rows)])
+
+
 def harm(draw: random.Random, held: dict[str, bytes]) -> None:
     """Something that befalls a store."""
     results, snapshots = [[key for key in sorted(held) if key.startswith(kind)] for kind in ("runs/", PREFIX)]
     verdicts = [plainly(key, held[key]) for key in results]
     sound = [one.result for one in verdicts if isinstance(one, Verified)]
-    kind = draw.randrange(9)
-    if kind == 0 and sound:
-        held.update(altered(draw, draw.choice(sound), sound) for _ in range(5))
-    elif kind == 1 and sound:
-        # Under a key that it has already.
-        one = draw.choice(sound)
-        held[one.key] = altered(draw, one, sound)[1]
-    elif kind == 2 and results:
-        for key in draw.sample(results, min(5, len(results))):
-            del held[key]
-    elif kind == 3:
-        runs = [a_run(draw, draw.choice(CELLS), draw.randrange(14)) for _ in range(3)]
-        held.update((run.key, run.to_bytes()) for run in runs)
-    elif kind == 4 and snapshots:
-        key = draw.choice(snapshots)
-        at = draw.randrange(len(held[key]))
-        held[key] = held[key][:at] + bytes([held[key][at] ^ (1 << draw.randrange(8))]) + held[key][at + 1 :]
-    elif kind == 5 and snapshots:
-        del held[draw.choice(snapshots)]
-    elif kind == 6 and snapshots and sound:
-        # Under a name that is right, with rows that are altered, some twice, and in any order.
-        rows = rows_of(key := draw.choice(snapshots), held[key])
-        rows += draw.sample(rows, min(5, len(rows)))
-        rows += [altered(draw, draw.choice(sound), sound) for _ in range(10)]
-        rows += [(one.key, altered(draw, one, sound)[1]) for one in draw.choices(sound, k=10)]
-        held.update([snapshot(draw.sample(rows, len(rows)))])
-    elif kind == 7 and snapshots and sound:
-        rows = [(draw.choice(results), one.to_bytes()) for one in draw.choices(sound, k=5)]
-        held.update([snapshot(rows)])
-    elif kind == 8:
+    if draw.random() < 0.1:
         store_of(held).compact()
+    elif snapshots and draw.random() < 0.5:
+        harm_snapshots(draw, held, draw.choice(snapshots), sound)
+    else:
+        harm_objects(draw, held, results, sound)
 
 
 @pytest.mark.parametrize("ahead", [False, True], ids=["listed first", "ahead of the listing"])
