@@ -168,9 +168,13 @@ class PackedClassifier(nn.Module):
         return pack(examples, weight, self.rows.places, fill_to, self._padding).to(device)
 
     def layout(self) -> object:
-        """What a captured graph depends on: the tensors of the parameters, and the layers in their order."""
+        """What a captured graph depends on: the tensors of the parameters, and the layers in their order.
+
+        Also the embedding's row that never trains: of runs that share the rows' memory, each has it elsewhere.
+        """
         parameters = tuple((parameter.data_ptr(), parameter.requires_grad) for parameter in self.parameters())
-        return parameters, tuple(id(layer) for layer in self._stack[0].layers), self._dropout, self.training
+        layers, padding = tuple(id(layer) for layer in self._stack[0].layers), self.rows.embedding.padding_idx
+        return parameters, layers, padding, self._dropout, self.training
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits, [B, outputs]."""
@@ -192,7 +196,8 @@ class PackedClassifier(nn.Module):
         """The kernels for training in this precision, where they are made for this network and device."""
         weight = self._all_layers[0].out.weight
         is_frozen = not all(parameter.requires_grad for parameter in self.parameters())
-        if weight.device.type != "cuda" or torch.version.hip or is_frozen or not suits(self._all_layers, self._heads):
+        is_suited = suits(self._all_layers, self._heads, self.rows.embedding.embedding_dim)
+        if weight.device.type != "cuda" or torch.version.hip or is_frozen or not is_suited:
             return None
         low = torch.bfloat16 if precision == "bf16" else torch.float32
         if low not in self._fused:

@@ -120,6 +120,18 @@ def test_a_text_s_logits_do_not_depend_on_its_neighbours(
     torch.testing.assert_close(logits_of(network.form, [examples[alone]])[0], together, rtol=1e-4, atol=1e-5)
 
 
+def test_a_graph_is_no_other_run_s_where_the_padding_token_has_another_row(folders: dict[str, Path]) -> None:
+    """Which row never trains is in the captured kernels; runs share the rows' memory."""
+    network, _ = prepared(folders["bert"])
+    form = packed_form(network)
+    layouts = []
+    for first in (0, 7, 0):
+        form.fit_to([Example([first, 8, 9], [0, 0, 0], 1.0)], network.groups)
+        layouts.append(form.layout())
+        form.release()
+    assert layouts[0] == layouts[2] != layouts[1]
+
+
 def test_each_packed_architecture_is_tested_and_any_other_is_padded(folders: dict[str, Path]) -> None:
     of_one_kind = {"XLMRobertaForSequenceClassification", "CamembertForSequenceClassification"}
     tested = {type(load(folders[kind]).module).__name__ for kind in PACKED}
