@@ -74,8 +74,6 @@ class Worker:
         cells, tried = list(cells), set()
         for cell in cells:
             self._tokens_of(cell)
-            if isinstance(cell.treatment, Probe):
-                self._features.announce(cell)
             engine_config(cell.recipe, self._ranks.world_size)
             # Depths and orders were checked when the cell was made; what else a treatment asks of a network does not
             # depend on them, so one cell speaks for all that differ in nothing else.
@@ -85,6 +83,8 @@ class Worker:
                 tried.add(key)
                 with gpu_faults():
                     self._network_of(cell)[0].prepare(cell, seed=0)
+            if isinstance(cell.treatment, Probe):
+                self._features.announce(cell)
         self._keep_tokens(cells)
 
     def run(self, cell: Cell, seed: int, on_step: OnStep, keeper: Keeper | None = None) -> Outcome:
