@@ -7,7 +7,7 @@ broken off, stopped and resumed, blow up or are refused on the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -90,7 +90,7 @@ def tasks(folder: Path) -> dict[str, Task]:
         "train_rows": TRAIN_ROWS,
         "validation_rows": (10, 7),
     }
-    two = {"labels": ("0", "1"), "metrics": ("accuracy",)}
+    two: dict[str, Any] = {"labels": ("0", "1"), "metrics": ("accuracy",)}
     return {
         "sentences": Task(name="sentences", text=("one",), label="of2", **two, **common),
         "pairs": Task(name="pairs", text=("one", "other"), label="of2", **two, **common),
