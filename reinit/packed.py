@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from jobs.errors import DataError
 from reinit.attention import Apart, Relative, Together, attention_of
 from reinit.data import Example
 from reinit.dropout import drop
@@ -150,8 +151,30 @@ class PackedClassifier(nn.Module):
         self._parameter_count = sum(parameter.numel() for parameter in network.parameters())
 
     def fit_to(self, examples: Sequence[Example], groups: Sequence[Group]) -> list[Group]:
-        """Leave out what a run on these texts has no use for, and return the optimiser's groups without it."""
+        """Leave out what a run on these texts has no use for, and return the optimiser's groups without it.
+
+        Raises:
+            DataError: the network has no embedding of a token's type; kernels look up what they are given.
+        """
+        if self._family.has_types:
+            embeddings: Any = self.network.base_model.embeddings
+            known = embeddings.token_type_embeddings.num_embeddings
+            largest = max(max(example.token_type_ids or (0,)) for example in examples)
+            if largest >= known:
+                raise DataError(
+                    "the tokeniser tells more kinds of tokens apart than the network",
+                    expected=f"token types below {known}",
+                    got=largest,
+                    remedy="use the tokeniser that the model was trained with",
+                )
         return self.rows.take(examples, groups)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that the network has positions for."""
+        embeddings: Any = self.network.base_model.embeddings
+        positions: int = embeddings.position_embeddings.num_embeddings
+        return positions if self._padding is None else positions - self._padding - 1
 
     def release(self) -> None:
         """The whole network again."""

@@ -78,7 +78,8 @@ class Worker:
             # Depths and orders were checked when the cell was made; what else a treatment asks of a network does not
             # depend on them, so one cell speaks for all that differ in nothing else.
             alike = cell.treatment.model_dump(exclude={"layers", "frozen_layers", "order", "depth"})
-            key = canonical([alike, cell.model.model_dump(), cell.task.outputs, cell.recipe.dropout])
+            recipe = cell.recipe
+            key = canonical([alike, cell.model.model_dump(), cell.task.outputs, recipe.dropout, recipe.max_length])
             if key not in tried:
                 tried.add(key)
                 with gpu_faults():
