@@ -1,7 +1,12 @@
 // Enough of CUDA to run kernels on a processor: a block's threads are fibers that wait for each other where CUDA's do.
 // Shared memory is a function's static variable, since blocks run one after another.
+//
+// A warp runs as far as it can before the next one does: where a barrier is missing, it reads what is not yet written, or
+// writes over what is still to be read. With BACKWARDS the last block, warp and thread are the first, so that one of the
+// two orders shows it.
 
 #include <cmath>
+#include <csetjmp>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
@@ -27,32 +32,43 @@ static Index threadIdx, blockIdx, blockDim, gridDim;
 namespace fibers {
 const size_t STACK = 1 << 16;
 struct Barrier { int arrived = 0, generation = 0, members = 0; };
-struct Fiber { ucontext_t context; Index thread; bool is_done; std::vector<char> stack; unsigned slots[2]; int turn; };
+struct Fiber {
+    ucontext_t context;       // where it starts
+    jmp_buf place;            // where it goes on
+    std::vector<char> stack;  // none before it starts
+    Index thread;
+    bool is_done;
+    unsigned slots[2];
+    int turn;
+    Barrier* waits;
+    int generation;
+    bool is_ready() const { return !is_done && (!waits || waits->generation != generation); }
+};
 static std::vector<Fiber> all;
 static std::vector<Barrier> warps;
 static Barrier block;
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static int current;
 static void (*body)(void*);
 static void* closure;
 
-static void yield()
-{
-    int own = current;
-    swapcontext(&all[own].context, &scheduler);
-    current = own;
-    threadIdx = all[own].thread;
-}
+#ifndef BACKWARDS
+#define BACKWARDS 0
+#endif
+static int in_order(int index, int count) { return BACKWARDS ? count - 1 - index : index; }
+
 static void wait(Barrier& barrier)
 {
-    int generation = barrier.generation;
+    Fiber& own = all[current];
+    own.waits = &barrier;
+    own.generation = barrier.generation;
     if (++barrier.arrived == barrier.members) {
         barrier.arrived = 0;
         barrier.generation++;
         return;
     }
-    while (barrier.generation == generation)
-        yield();
+    if (!_setjmp(own.place))
+        _longjmp(scheduler, 1);
 }
 static void leave(Barrier& barrier)
 {
@@ -61,18 +77,56 @@ static void leave(Barrier& barrier)
         barrier.generation++;
     }
 }
+// One block after another.
 static void start()
 {
-    body(closure);
-    all[current].is_done = true;
-    leave(block);
-    leave(warps[current / 32]);
-    swapcontext(&all[current].context, &scheduler);
+    for (;;) {
+        body(closure);
+        all[current].is_done = true;
+        leave(block);
+        leave(warps[current / 32]);
+        if (!_setjmp(all[current].place))
+            _longjmp(scheduler, 1);
+    }
+}
+// Until it waits. Jumps, since to switch contexts would ask the system for each thread's signals.
+static void go_on(Fiber& fiber)
+{
+    threadIdx = fiber.thread;
+    if (_setjmp(scheduler))
+        return;
+    if (!fiber.stack.empty())
+        _longjmp(fiber.place, 1);
+    fiber.stack.resize(STACK);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = STACK;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, start, 0);
+    setcontext(&fiber.context);
+}
+// As far as it can; whether that was any way.
+static bool run_warp(int first, int threads)
+{
+    int members = threads - first < 32 ? threads - first : 32;
+    bool has_moved = false;
+    for (bool is_busy = true; is_busy;) {
+        is_busy = false;
+        for (int i = 0; i < members; i++) {
+            current = first + in_order(i, members);
+            if (!all[current].is_ready())
+                continue;
+            is_busy = has_moved = true;
+            go_on(all[current]);
+        }
+    }
+    return has_moved;
 }
 static void run_block()
 {
     int threads = blockDim.x * blockDim.y * blockDim.z;
-    all.resize(threads);
+    if ((int)all.size() < threads)
+        all.resize(threads);
     warps.assign((threads + 31) / 32, Barrier());
     block = Barrier();
     block.members = threads;
@@ -80,26 +134,18 @@ static void run_block()
         Fiber& fiber = all[i];
         fiber.is_done = false;
         fiber.turn = 0;
+        fiber.waits = nullptr;
         fiber.thread = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
-        fiber.stack.resize(STACK);
         warps[i / 32].members++;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.data();
-        fiber.context.uc_stack.ss_size = STACK;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, start, 0);
     }
     for (bool is_busy = true; is_busy;) {
         is_busy = false;
-        for (current = 0; current < threads; current++)
-            if (!all[current].is_done) {
-                is_busy = true;
-                int own = current;
-                threadIdx = all[own].thread;
-                swapcontext(&scheduler, &all[own].context);
-                current = own;
-            }
+        for (int i = 0; i < (int)warps.size(); i++)
+            is_busy |= run_warp(32 * in_order(i, (int)warps.size()), threads);
     }
+    for (int i = 0; i < threads; i++)
+        if (!all[i].is_done)
+            std::abort();  // it waits where others do not come
 }
 template <class... A, size_t... I>
 void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>)
@@ -115,10 +161,12 @@ template <class... A> void launch(void (*kernel)(A...), const int* sizes, void**
     body = [](void*) { call(own, given, std::index_sequence_for<A...>()); };
     gridDim = {sizes[0], sizes[1], sizes[2]};
     blockDim = {sizes[3], sizes[4], sizes[5]};
-    for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
-        for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
-            for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++)
-                run_block();
+    int blocks = gridDim.x * gridDim.y * gridDim.z;
+    for (int i = 0; i < blocks; i++) {
+        int place = in_order(i, blocks);
+        blockIdx = {place % gridDim.x, place / gridDim.x % gridDim.y, place / (gridDim.x * gridDim.y)};
+        run_block();
+    }
 }
 // What each lane of the warp gave. Two slots in turn, so that nobody writes into one that another has still to read.
 static int give(const void* value)

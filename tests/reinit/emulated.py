@@ -47,8 +47,15 @@ def kernels_in(source: str) -> list[str]:
 
 
 @functools.cache
-def emulated(low: torch.dtype, head: int, width: int, source: str = SOURCE.read_text(encoding="utf-8")) -> Launch:
-    """As `kernels_for`, for tensors on a CPU."""
+def emulated(
+    low: torch.dtype,
+    head: int,
+    width: int,
+    source: str = SOURCE.read_text(encoding="utf-8"),
+    *,
+    backwards: bool = False,
+) -> Launch:
+    """As `kernels_for`, for tensors on a CPU; blocks, warps and threads in order, or the last one first."""
     entries = [
         f'extern "C" void run_{name}(const int* sizes, void** given) {{ fibers::launch({name}, sizes, given); }}'
         for name in kernels_in(source)
@@ -60,7 +67,15 @@ def emulated(low: torch.dtype, head: int, width: int, source: str = SOURCE.read_
         checks = ["-fsanitize=bounds", "-fsanitize-undefined-trap-on-error"]
         if ADDRESSES in os.environ:
             checks = ["-fsanitize=address"]
-        flags = ["-O1", "-std=c++17", "-fPIC", "-shared", *checks, *definitions(low, head, width)]
+        flags = [
+            "-O1",
+            "-std=c++17",
+            "-fPIC",
+            "-shared",
+            *checks,
+            f"-DBACKWARDS={int(backwards)}",
+            *definitions(low, head, width),
+        ]
         subprocess.run(["g++", *flags, "-o", str(library), str(file)], check=True, timeout=120)
         loaded = ctypes.CDLL(str(library))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig
 
-from jobs.cell import Recipe
+from jobs.cell import Recipe, Truncate
 from jobs.errors import ConfigurationError
 from reinit.engine import ClippedAdamW, norm_of
 from reinit.fused import Fused, suits
@@ -45,12 +46,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: save(CONFIGS[kind](), tmp_path_factory.mktemp(kind)) for kind in PACKED}
 
 
-def fused_of(form: PackedClassifier, low: torch.dtype, source: str = TEXT) -> Fused:
+def fused_of(form: PackedClassifier, low: torch.dtype, source: str = TEXT, *, backwards: bool = False) -> Fused:
     for parameter in form.parameters():
         # Weights lie where the checkpoint's file has them; what goes to a GPU is aligned.
         parameter.data = parameter.data.clone()
     width = form.network.config.hidden_size
-    fused = form.fused_by(emulated(low, width // form._heads, width, source), low)
+    fused = form.fused_by(emulated(low, width // form._heads, width, source, backwards=backwards), low)
     fused.copies.refresh()
     return fused
 
@@ -76,8 +77,7 @@ def by_kernels(form: PackedClassifier, batch: PackedBatch, fused: Fused) -> tupl
         logits = form.by(fused, batch)
     loss = fused.loss(logits, batch, regression=False)
     loss.backward()  # type: ignore[no-untyped-call]
-    norm, is_bad = fused.finish(list(form.parameters()), loss.detach())
-    assert not is_bad
+    norm, _ = fused.finish(list(form.parameters()), loss.detach())
     return loss.detach(), norm.clone(), gradients_of(form)
 
 
@@ -149,6 +149,48 @@ def test_what_the_kernels_compute_is_what_their_source_says(folders: dict[str, P
             form, batch, fused_of(form, torch.float32, source=TEXT.replace(right, wrong))
         )
         assert abs(found_loss - loss) > 1e-4 or abs(found_norm - norm) > 1e-4 * norm
+
+
+# Three of the barriers: of a sum over a block, of attention's tiles, of the rows that an embedding's sum goes over.
+BARRIERS: Final = [
+    "__syncthreads();\n    if (threadIdx.x % 32 == 0) {",
+    "__syncthreads();\n        a_rows.store(",
+    "__syncthreads();\n            if (part == 0 && threadIdx.x < 32) {",
+]
+
+
+@pytest.mark.slow
+def test_the_order_of_threads_makes_no_difference(tmp_path: Path) -> None:
+    """Where a barrier of the kernels is left out, it does. Of two warps, more tokens than are looked at at once."""
+    sizes: dict[str, Any] = {"num_attention_heads": 4, "intermediate_size": 64, "vocab_size": VOCABULARY}
+    config = BertConfig(hidden_size=160, num_hidden_layers=DEPTH, **sizes)
+    network, _ = prepared(save(config, tmp_path), Truncate(depth=2), dropout=0.1)
+    form = packed_form(network)
+    batch = batch_of(form, (130, 70, *(3,) * 290))
+
+    def bits(source: str) -> list[bool]:
+        found = []
+        for backwards in (False, True):
+            torch.manual_seed(0)
+            loss, norm, gradients = by_kernels(form, batch, fused_of(form, torch.float32, source, backwards=backwards))
+            found.append([loss, norm, *gradients.values()])
+        return [torch.equal(one, other) for one, other in zip(*found, strict=True)]
+
+    assert all(bits(TEXT))
+    for barrier in BARRIERS:
+        assert TEXT.count(barrier) == 1
+        assert not in_child(bits, TEXT.replace(barrier, barrier.removeprefix("__syncthreads();"))), barrier
+
+
+def in_child(bits: Callable[[str], list[bool]], source: str) -> bool:
+    """Whether all are equal, computed where a fault ends nothing else."""
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(0 if all(bits(source)) else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(child, 0)[1] == 0
 
 
 BEYOND: Final = """
