@@ -174,8 +174,8 @@ def _read(split: _Split, arrays: _Arrays) -> Encoded:
 def _check(name: str, split: Encoded, task: Task, max_length: int, vocabulary: int) -> None:
     def wrong() -> Iterator[str]:
         lengths = np.diff(split.starts)
-        if split.starts[-1] != len(split.ids) or lengths.max() > max_length:
-            yield f"its rows have up to {lengths.max():,} and together {split.starts[-1]:,} tokens"
+        if split.starts[-1] != len(split.ids) or lengths.min() < 1 or lengths.max() > max_length:
+            yield f"its rows have {lengths.min():,} to {lengths.max():,} and together {split.starts[-1]:,} tokens"
         if len(split.ids) and split.ids.max() >= vocabulary:
             yield f"it has the token {split.ids.max()} of a vocabulary of {vocabulary:,}"
         classes = None if task.labels is None else np.arange(len(task.labels))

@@ -128,20 +128,25 @@ class FeatureCache:
         own, key = wanted_by(cell), _scored_rows(cell)
         if key != self._scored_key or not all(own in features for features in self._scored.values()):
             self.announce(cell)
-            self._scored_key, self._scored = key, {}
+            # None rather than half of them, should a pass be stopped.
+            self._scored_key, self._scored = b"", {}
+            scored = {}
             for split, examples in tokens.scored.items():
                 network.prepare(cell, seed=0)
-                self._scored[split] = self._pass(cell, network, examples, self._announced[key], tick)
+                scored[split] = self._pass(cell, network, examples, self._announced[key], tick)
+            self._scored_key, self._scored = key, scored
         return {split: features.read(own, slice(None)) for split, features in self._scored.items()}
 
     def _features_of_epoch(
         self, cell: Cell, seed: int, epoch: int, network: Network, tokens: TaskTokens, tick: Tick
     ) -> Features:
-        self.announce(cell)
-        own, asked = wanted_by(cell), self._announced[_training_rows(cell, None)]
-        key = _training_rows(cell, seed)
+        own, key = wanted_by(cell), _training_rows(cell, seed)
         kept = self._training.setdefault(key, {})
         if epoch not in kept or own not in kept[epoch]:
+            # Refused where the network lacks the feature, before a pass for others would look for it.
+            network.prepare(cell, seed)
+            self.announce(cell)
+            asked = self._announced[_training_rows(cell, None)]
             set_bytes = 4 * cell.rows * network.stack.network.config.hidden_size * len(asked)
             epochs = -(-cell.steps * cell.recipe.batch_size // cell.rows) if _is_noisy(cell) else 1
             fits = set_bytes * epochs <= SCRATCH_BYTES
@@ -149,7 +154,6 @@ class FeatureCache:
                 kept.clear()
             self._make_room(set_bytes if fits else set_bytes // len(asked), key)
             examples = tokens.train.all() if cell.size == "full" else tokens.subset(cell.size, seed)
-            network.prepare(cell, seed)
             stream = (seed, epoch) if _is_noisy(cell) else None
             kept[epoch] = self._pass(cell, network, examples, asked if fits else [own], tick, stream)
         return kept[epoch]

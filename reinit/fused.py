@@ -33,12 +33,17 @@ WIDEST: Final = 4096
 LARGEST_HEAD: Final = 64
 
 
-def suits(layers: Sequence[Layer], heads: int) -> bool:
-    """Whether the kernels are made for layers of this kind."""
+def suits(layers: Sequence[Layer], heads: int, embedding: int) -> bool:
+    """Whether the kernels are made for layers of this kind, and for an embedding of this width.
+
+    A block has room for a row of the layers' width; some of ELECTRA's generators have wider embeddings.
+    """
     width = layers[0].out.weight.shape[0]
     return (
         width % 4 == 0
         and width <= WIDEST
+        and embedding % 4 == 0
+        and embedding <= width
         and layers[0].up.weight.shape[0] % 4 == 0
         and width // heads <= LARGEST_HEAD
         and width // heads % 4 == 0

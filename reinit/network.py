@@ -121,12 +121,19 @@ class Network:
         """Make this the network of (cell, seed) before its first step.
 
         Raises:
-            SpecError: the treatment cannot be applied to this architecture.
+            SpecError: the treatment cannot be applied to this architecture, or texts may be longer than it can read.
             ValueError: the cell's model, outputs or dropout are not those that were loaded.
         """
         asked = (cell.model, cell.task.outputs, cell.recipe.dropout)
         if asked != (self.model, self._outputs, self._dropout):
             raise ValueError(f"loaded for {(self.model, self._outputs, self._dropout)}, asked for {asked}")
+        if self._packed is not None and cell.recipe.max_length > self._packed.longest:
+            # Some tokenisers do not say so, and kernels look up whatever position they are given.
+            raise SpecError(
+                f"max_length is more than {self.model.name} has positions for",
+                expected=f"at most {self._packed.longest} tokens",
+                got=cell.recipe.max_length,
+            )
         treatment = cell.treatment
         self.reset(self._redrawn(treatment) if isinstance(treatment, Reinit) else frozenset())
         if isinstance(treatment, Reinit):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from jobs.errors import DataError
 from reinit.attention import Apart, Relative, Together, attention_of
 from reinit.data import Example
 from reinit.dropout import drop
@@ -150,8 +151,30 @@ class PackedClassifier(nn.Module):
         self._parameter_count = sum(parameter.numel() for parameter in network.parameters())
 
     def fit_to(self, examples: Sequence[Example], groups: Sequence[Group]) -> list[Group]:
-        """Leave out what a run on these texts has no use for, and return the optimiser's groups without it."""
+        """Leave out what a run on these texts has no use for, and return the optimiser's groups without it.
+
+        Raises:
+            DataError: the network has no embedding of a token's type; kernels look up what they are given.
+        """
+        if self._family.has_types:
+            embeddings: Any = self.network.base_model.embeddings
+            known = embeddings.token_type_embeddings.num_embeddings
+            largest = max(max(example.token_type_ids or (0,)) for example in examples)
+            if largest >= known:
+                raise DataError(
+                    "the tokeniser tells more kinds of tokens apart than the network",
+                    expected=f"token types below {known}",
+                    got=largest,
+                    remedy="use the tokeniser that the model was trained with",
+                )
         return self.rows.take(examples, groups)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that the network has positions for."""
+        embeddings: Any = self.network.base_model.embeddings
+        positions: int = embeddings.position_embeddings.num_embeddings
+        return positions if self._padding is None else positions - self._padding - 1
 
     def release(self) -> None:
         """The whole network again."""
@@ -168,9 +191,13 @@ class PackedClassifier(nn.Module):
         return pack(examples, weight, self.rows.places, fill_to, self._padding).to(device)
 
     def layout(self) -> object:
-        """What a captured graph depends on: the tensors of the parameters, and the layers in their order."""
+        """What a captured graph depends on: the tensors of the parameters, and the layers in their order.
+
+        Also the embedding's row that never trains: of runs that share the rows' memory, each has it elsewhere.
+        """
         parameters = tuple((parameter.data_ptr(), parameter.requires_grad) for parameter in self.parameters())
-        return parameters, tuple(id(layer) for layer in self._stack[0].layers), self._dropout, self.training
+        layers, padding = tuple(id(layer) for layer in self._stack[0].layers), self.rows.embedding.padding_idx
+        return parameters, layers, padding, self._dropout, self.training
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits, [B, outputs]."""
@@ -192,7 +219,8 @@ class PackedClassifier(nn.Module):
         """The kernels for training in this precision, where they are made for this network and device."""
         weight = self._all_layers[0].out.weight
         is_frozen = not all(parameter.requires_grad for parameter in self.parameters())
-        if weight.device.type != "cuda" or torch.version.hip or is_frozen or not suits(self._all_layers, self._heads):
+        is_suited = suits(self._all_layers, self._heads, self.rows.embedding.embedding_dim)
+        if weight.device.type != "cuda" or torch.version.hip or is_frozen or not is_suited:
             return None
         low = torch.bfloat16 if precision == "bf16" else torch.float32
         if low not in self._fused:

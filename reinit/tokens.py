@@ -109,6 +109,15 @@ class Tokens:
         for first in range(0, len(indices), ROWS_AT_A_TIME):
             columns = zip(*(self._rows.texts[index] for index in indices[first : first + ROWS_AT_A_TIME]), strict=True)
             rows = tokenised(self._tokenizer, [list(column) for column in columns], self._max_length)
+            if (empty := next((row for row, (ids, _) in enumerate(rows) if not ids), None)) is not None:
+                # Packed, it would be taken for the text after it; and a batch of nothing else has no logits.
+                raise DataError(
+                    "the tokeniser makes no token of a row",
+                    where=f"row {indices[first + empty] + 1} of its split",
+                    expected="one token or more, such as those that some tokenisers begin and end a text with",
+                    got=repr(self._rows.texts[indices[first + empty]]),
+                    remedy="leave rows without words out of the task's files",
+                )
             largest = max(max(ids, default=0) for ids, _ in rows)
             if self._vocabulary is not None and largest >= self._vocabulary:
                 raise DataError(

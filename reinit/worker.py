@@ -74,17 +74,18 @@ class Worker:
         cells, tried = list(cells), set()
         for cell in cells:
             self._tokens_of(cell)
-            if isinstance(cell.treatment, Probe):
-                self._features.announce(cell)
             engine_config(cell.recipe, self._ranks.world_size)
             # Depths and orders were checked when the cell was made; what else a treatment asks of a network does not
             # depend on them, so one cell speaks for all that differ in nothing else.
             alike = cell.treatment.model_dump(exclude={"layers", "frozen_layers", "order", "depth"})
-            key = canonical([alike, cell.model.model_dump(), cell.task.outputs, cell.recipe.dropout])
+            recipe = cell.recipe
+            key = canonical([alike, cell.model.model_dump(), cell.task.outputs, recipe.dropout, recipe.max_length])
             if key not in tried:
                 tried.add(key)
                 with gpu_faults():
                     self._network_of(cell)[0].prepare(cell, seed=0)
+            if isinstance(cell.treatment, Probe):
+                self._features.announce(cell)
         self._keep_tokens(cells)
 
     def run(self, cell: Cell, seed: int, on_step: OnStep, keeper: Keeper | None = None) -> Outcome:

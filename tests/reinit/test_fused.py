@@ -535,6 +535,11 @@ def test_the_kernels_are_for_the_usual_activation_and_widths_alone(tmp_path: Pat
         config = BertConfig(vocab_size=50, **{**sizes, **more})
         return packed_form(load(save(config, tmp_path / name)))
 
+    def electra(embedding: int) -> PackedClassifier:
+        config = CONFIGS["electra"]()
+        config.embedding_size = embedding
+        return packed_form(load(save(config, tmp_path / f"electra{embedding}")))
+
     for form, expected in [
         (form_of(), True),
         (form_of(hidden_act="relu"), False),
@@ -542,6 +547,9 @@ def test_the_kernels_are_for_the_usual_activation_and_widths_alone(tmp_path: Pat
         (form_of(hidden_size=66, num_attention_heads=3), False),
         (form_of(hidden_size=144, num_attention_heads=2), False),
         (form_of(intermediate_size=98), False),
+        (electra(32), True),
+        (electra(68), False),
+        (electra(30), False),
     ]:
-        assert suits(form._all_layers, form._heads) is expected
+        assert suits(form._all_layers, form._heads, form.rows.embedding.embedding_dim) is expected
     assert form_of().fused("fp32") is None, "there is no GPU here"

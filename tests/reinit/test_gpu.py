@@ -43,7 +43,9 @@ SIZES: Final[dict[str, Any]] = {
     "max_position_embeddings": 64,
 }
 # BERT attends through torch's fused kernels, MPNet step by step and with positions that train.
-CONFIGS: Final = {"bert": BertConfig(**SIZES), "mpnet": MPNetConfig(**SIZES, pad_token_id=0)}
+# Its positions are counted from 2 on.
+MPNET: Final = MPNetConfig(**{**SIZES, "max_position_embeddings": 66}, pad_token_id=0)
+CONFIGS: Final = {"bert": BertConfig(**SIZES), "mpnet": MPNET}
 # As wide as BERT-base: a row takes more threads.
 WIDE: Final = {"wide": BertConfig(**{**SIZES, "hidden_size": 768, "num_attention_heads": 12})}
 ROWS, SCORED = 96, 64

@@ -16,6 +16,7 @@ from scipy import stats
 from torch import nn
 
 from jobs.cell import Cell, Permute, Recipe, Reinit, Steps, Treatment, Truncate
+from jobs.errors import DataError, SpecError
 from reinit.batches import collate
 from reinit.data import Example
 from reinit.forms import Form, PaddedClassifier
@@ -118,6 +119,43 @@ def test_a_text_s_logits_do_not_depend_on_its_neighbours(
     alone = data.draw(st.integers(0, len(lengths) - 1))
     together = logits_of(network.form, examples)[alone]
     torch.testing.assert_close(logits_of(network.form, [examples[alone]])[0], together, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "positions"), [("bert", 16), ("roberta", 18), ("mpnet", 18), ("distilbert", 16)])
+def test_texts_longer_than_there_are_positions_for_are_refused_before_a_kernel_looks_one_up(
+    tmp_path: Path, kind: str, positions: int
+) -> None:
+    config = CONFIGS[kind]()
+    config.max_position_embeddings = positions
+    folder = save(config, tmp_path)
+    network, cell = prepared(folder, max_length=16)
+    logits_of(network.form, texts_of([16]))
+    with pytest.raises(SpecError, match="positions") as refused:
+        network.prepare(cell.model_copy(update={"recipe": Recipe(max_length=17)}), 1)
+    assert refused.value.expected == "at most 16 tokens"
+
+
+def test_a_type_that_the_network_has_no_embedding_for_is_refused(tmp_path: Path) -> None:
+    config = CONFIGS["bert"]()
+    config.type_vocab_size = 1
+    network, _ = prepared(save(config, tmp_path))
+    form = packed_form(network)
+    with pytest.raises(DataError, match="kinds of tokens"):
+        form.fit_to([Example([5, 6], [0, 1], 0.0)], network.groups)
+    form.fit_to([Example([5, 6], [0, 0], 0.0), Example([5], None, 0.0)], network.groups)
+    form.release()
+
+
+def test_a_graph_is_no_other_run_s_where_the_padding_token_has_another_row(folders: dict[str, Path]) -> None:
+    """Which row never trains is in the captured kernels; runs share the rows' memory."""
+    network, _ = prepared(folders["bert"])
+    form = packed_form(network)
+    layouts = []
+    for first in (0, 7, 0):
+        form.fit_to([Example([first, 8, 9], [0, 0, 0], 1.0)], network.groups)
+        layouts.append(form.layout())
+        form.release()
+    assert layouts[0] == layouts[2] != layouts[1]
 
 
 def test_each_packed_architecture_is_tested_and_any_other_is_padded(folders: dict[str, Path]) -> None:

@@ -21,13 +21,13 @@ from jobs.found import NotVerifiedError
 from jobs.objects import FileObjects
 from jobs.store import open_store
 from reinit.batches import collate
-from reinit.data import rows_from
+from reinit.data import Rows, rows_from
 from reinit.encoded import Encoded, decode, encode
 from reinit.network import load_tokenizer
 from reinit.places import Places
 from reinit.run import Outcome
 from reinit.tokencache import TokenCache, determined_by, tokeniser_files
-from reinit.tokens import TaskTokens, tokenised
+from reinit.tokens import TaskTokens, Tokens, tokenised
 from reinit.worker import Worker
 from tests.reinit.bench import flipped, measured, rewrite
 from tests.reinit.tiny import places_of, small_cell, write_sentences, write_small_model
@@ -144,6 +144,13 @@ def a_longer_row(train: Encoded) -> dict[str, Any]:
     return {"starts": starts}
 
 
+def an_empty_row(train: Encoded) -> dict[str, Any]:
+    starts = train.starts.copy()
+    starts[1] = 0
+    assert np.diff(starts).max() <= 16
+    return {"starts": starts}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -152,7 +159,8 @@ def a_longer_row(train: Encoded) -> dict[str, Any]:
         (lambda train: {"labels": np.full_like(train.labels, np.nan)}, "a label that the task has not"),
         (lambda train: {"labels": train.labels[:-1], "starts": train.starts[:-1]}, "the rows"),
         (lambda train: {"ids": train.ids[:-1]}, "bytes, their header says|together"),
-        (a_longer_row, "its rows have up to"),
+        (a_longer_row, "its rows have 0 to"),
+        (an_empty_row, "its rows have 0 to"),
         (lambda _: {"split": "test.tsv"}, "the rows"),
     ],
 )
@@ -289,7 +297,7 @@ def test_every_file_that_a_tokeniser_may_read_is_among_its_files_and_no_weights_
     assert files["config.json"] == hashlib.sha256((model / "config.json").read_bytes()).hexdigest()
 
 
-tokens_of_a_row = st.lists(st.integers(0, 99), max_size=8)
+tokens_of_a_row = st.lists(st.integers(0, 99), min_size=1, max_size=8)
 
 
 @given(st.lists(tokens_of_a_row, min_size=1, max_size=9), st.booleans(), st.sampled_from([2, 4]))
@@ -364,6 +372,20 @@ def test_tokens_are_those_of_the_library_s_own_call(
     rows = tokenised(tokenizer, columns, max_length)
     assert [ids for ids, _ in rows] == expected["input_ids"]
     assert [types for _, types in rows] == expected.get("token_type_ids", [None] * len(texts))
+
+
+def test_a_row_without_a_token_is_refused_by_its_number() -> None:
+    """Of a tokeniser that begins and ends no text; packed, such a row would be scored as the one after it."""
+    bare = byte_pairs()
+    bare.backend_tokenizer.post_processor = processors.ByteLevel()
+    rows = Rows([("a",), ("a joy",), ("",), ("b",), ("",)], [0.0] * 5)
+    assert len(Tokens(rows, bare, 8).take([1, 0])) == 2
+    with pytest.raises(DataError, match="no token") as refused:
+        Tokens(rows, bare, 8).take([1, 4])
+    assert refused.value.where == "row 5 of its split"
+    with pytest.raises(DataError, match="no token") as refused:
+        Tokens(rows, bare, 8).all()
+    assert refused.value.where == "row 3 of its split"
 
 
 def test_a_tokeniser_with_a_call_of_its_own_is_asked_by_that() -> None:
