@@ -76,7 +76,7 @@ def some_rows(draw: random.Random) -> list[Row]:
 def test_of_altered_results_those_are_believed_that_verify_believes(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(SEED)
     monkeypatch.setattr(jobs.recall, "MOST_KNOWN", 5)
-    rounds, believed, refused, quick = full(1_000, 150), 0, 0, 0
+    rounds, believed, refused, quick = full(1_000, 75), 0, 0, 0
     learned = Recall()
     for number in range(rounds):
         rows = some_rows(draw)
@@ -255,7 +255,7 @@ def test_whatever_befalls_a_store_a_survey_is_that_of_its_objects(ahead: bool, m
     if ahead:
         monkeypatch.setattr(jobs.snapshots, "AHEAD", 1)
     monkeypatch.setattr(jobs.snapshots, "GROUP_ROWS", 16)
-    worlds, surveys = full(120, 20), 0
+    worlds, surveys = full(120, 10), 0
     for number in range(worlds):
         monkeypatch.setattr(jobs.compaction, "ROWS", draw.choice([10, 60, 50_000]))
         runs = [a_run(draw, cell, seed) for cell in CELLS for seed in range(12)]
