@@ -9,15 +9,14 @@ several times as long as running them (docs/performance.md).
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from jobs.memory import no_collection
 from reinit.rows import PackedBatch
 
 WARM = 2
@@ -105,21 +104,10 @@ class Graphs:
         if self._stream is None:
             # Before others: what the way back does not wait for is done where there is room beside it.
             self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
-        with _no_collection(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # What garbage frees on the device, other graphs among it, would spoil a capture.
+        with no_collection(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             loss, norm, is_bad = step()
         self._pool = graph.pool()
         torch.cuda.set_rng_state(random, device)
         gradients = [(each, each.grad) for each in parameters if each.grad is not None]
         return _Captured(graph, static, loss, norm, is_bad, gradients)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """What Python's search for garbage frees on the device, other graphs among it, would spoil a capture."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

@@ -23,14 +23,14 @@ from transformers import PreTrainedTokenizerFast
 
 from jobs.cell import Cell, Model, Permute, Probe, Recipe, Reinit, Steps, Treatment, Truncate
 from jobs.errors import SpecError
-from jobs.result import DivergedRun, RunResult
+from jobs.result import DivergedRun
 from jobs.tasks import FolderSource, Task
 from reinit.data import folder_revision
 from reinit.places import Places, pin
 from reinit.run import Outcome
 from reinit.worker import Worker
 from tests.reinit.architectures import CONFIGS, DEPTH, VOCABULARY, save
-from tests.reinit.bench import Bench
+from tests.reinit.bench import Bench, measured
 
 TRAIN_ROWS: Final = 14
 SPECIAL: Final = {"bert": ("[PAD]", "[CLS]", "[SEP]"), "roberta": ("[CLS]", "[PAD]", "[SEP]")}
@@ -139,15 +139,15 @@ def told(worker: Worker, cell: Cell, seed: int) -> tuple[Any, ...]:
         outcome = worker.run(cell, seed, lambda step, loss: losses.append((step, loss)) if step else None)
     except SpecError as error:
         return ("refused", str(error))
-    return losses, *measured(outcome)
+    return losses, *ended(outcome)
 
 
-def measured(outcome: Outcome) -> tuple[Any, ...]:
+def ended(outcome: Outcome) -> tuple[Any, ...]:
+    """Of a run that may have diverged."""
     result = outcome.result
     if isinstance(result, DivergedRun):
         return "diverged", result.diverged_step, result.loss
-    assert isinstance(result, RunResult)
-    return result.train_loss, result.metrics, result.science12, outcome.predictions
+    return result.metrics, *measured(outcome)
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
@@ -254,7 +254,7 @@ def perform(act: Act, cell: Cell, worker: Worker, place: Place) -> tuple[Any, ..
     except SpecError as error:
         return ("refused", str(error))
     assert outcome is not None
-    return measured(outcome)
+    return ended(outcome)
 
 
 def check_sequence(acts: Sequence[Act], kind: str, place: Place) -> None:
@@ -292,4 +292,4 @@ def test_a_probe_broken_off_anywhere_leaves_no_half_of_what_is_scored(place: Pla
     probe, other = Probe(depth=2, feature="mean"), Probe(depth=1, feature="mean")
     acts = [act_of(other), act_of(probe, "broken off", after), act_of(probe), act_of(other)]
     check_sequence(acts, "bert", place)
-    assert len(place.expected(acts[0].cell(place, "bert"), 1)[2]) == 2
+    assert len(place.expected(acts[0].cell(place, "bert"), 1)[1]) == 2

@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 import pandas as pd
@@ -28,9 +28,9 @@ from jobs.objects import check_key
 from jobs.plan import Plan, PlannedCell
 from jobs.recall import Recall
 from jobs.result import DivergedRun, RunResult
-from jobs.snapshots import KEY, PREFIX, packed
-from jobs.store import Store
+from jobs.snapshots import KEY, PREFIX
 from tests.figures import full, record
+from tests.memory import Memory, snapshot, store_of
 from tests.torture.altered import CELLS, Row, a_run, altered
 
 TARGET: Final = "altered results and snapshots: read quickly, what is believed and named is as read plainly"
@@ -107,34 +107,6 @@ def test_of_altered_results_those_are_believed_that_verify_believes(monkeypatch:
 PLAN: Final = Plan(PlannedCell(cell, tuple(range(12)), ("family",)) for cell in CELLS)
 
 
-class Memory:
-    """A backend without a disk."""
-
-    url = "memory:"
-
-    def __init__(self, held: dict[str, bytes]) -> None:
-        self.held = held
-
-    def describe(self) -> str:
-        return self.url
-
-    def put(self, key: str, data: bytes) -> None:
-        self.held[key] = data
-
-    def get(self, key: str) -> bytes | None:
-        return self.held.get(key)
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        return iter([key for key in self.held if key.startswith(prefix)])
-
-    def delete(self, key: str) -> None:
-        self.held.pop(key, None)
-
-
-def store_of(held: dict[str, bytes]) -> Store:
-    return Store(Memory(held), pauses=(0.0, 0.0))
-
-
 def rows_of(key: str, data: bytes) -> list[Row]:
     """What a snapshot holds, read as anybody would; nothing of what is none."""
     name = KEY.fullmatch(key)
@@ -183,20 +155,15 @@ def one_by_one(held: dict[str, bytes]) -> dict[str, Found]:
 def assert_plain(held: dict[str, bytes], hint: str) -> None:
     """A survey, and the frame of it, are those of the objects one by one."""
     expected = one_by_one(held)
-    survey = store_of(dict(held)).survey(CELLS)
+    survey = store_of(Memory(dict(held))).survey(CELLS)
     assert survey.found == expected, hint
     bare = {key: data for key, data in held.items() if not key.startswith(PREFIX)}
-    assert survey.strays == store_of(bare).survey(CELLS).strays, hint
+    assert survey.strays == store_of(Memory(bare)).survey(CELLS).strays, hint
     assert {each.key for each in survey.passed_over} <= {
         key for key in held if key.startswith(PREFIX) and not rows_of(key, held[key])
     }, hint
     quick, plain = (frame(PLAN, each, study="s") for each in (survey.found, expected))
     pd.testing.assert_frame_equal(quick, plain, check_exact=True, obj=hint)
-
-
-def snapshot(rows: list[Row]) -> Row:
-    data, count = packed(rows)
-    return f"{PREFIX}{hashlib.sha256(data).hexdigest()}.{count}.parquet", data
 
 
 def harm_objects(draw: random.Random, held: dict[str, bytes], results: list[str], sound: list[Run]) -> None:
@@ -242,7 +209,7 @@ def harm(draw: random.Random, held: dict[str, bytes]) -> None:
     verdicts = [plainly(key, held[key]) for key in results]
     sound = [one.result for one in verdicts if isinstance(one, Verified)]
     if draw.random() < 0.1:
-        store_of(held).compact()
+        store_of(Memory(held)).compact()
     elif snapshots and draw.random() < 0.5:
         harm_snapshots(draw, held, draw.choice(snapshots), sound)
     else:
@@ -267,7 +234,7 @@ def test_whatever_befalls_a_store_a_survey_is_that_of_its_objects(ahead: bool, m
             surveys += 1
             if step % 3 == 2:
                 before = one_by_one(held)
-                compacted = store_of(held).compact()
+                compacted = store_of(Memory(held)).compact()
                 assert one_by_one(held) == before, hint
                 assert compacted.results == len(kept_in(held).keys() & held.keys()), hint
                 assert_plain(held, hint)
